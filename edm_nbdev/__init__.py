@@ -1,0 +1,18 @@
+"""EDM in ten lines: `load_model`, `generate`, `show_grid`. The lessons in `nbs` derive what stands behind them."""
+
+__version__ = "0.0.1"
+
+import sys, importlib
+
+_home = {'load_model': 'training', 'generate': 'guidance', 'show_grid': 'plots'}  # the face of the package, and the module of each name
+__all__ = list(_home)
+
+# A command that only prints its help need not wait for torch.
+if not {'-h', '--help'} & set(sys.argv[1:]): import torch
+
+def __getattr__(name):
+    "Import the face's names where they are first used, so that `import edm_nbdev` loads torch and nothing else that is heavy."
+    if name not in _home: raise AttributeError(f"module 'edm_nbdev' has no attribute '{name}'")
+    return getattr(importlib.import_module(f'edm_nbdev.{_home[name]}'), name)
+
+def __dir__(): return sorted([*globals(), *__all__])
