@@ -53,7 +53,7 @@ def show_grid(
     cols = min(n, cols or math.ceil(math.sqrt(n)))
     zoom = zoom or max(1, round(48 / w))
     tiles = make_grid(to_pixels(images), nrow=cols, padding=1, pad_value=255).permute(1, 2, 0).numpy()
-    left, top = 8 * max(map(len, row_labels), default=0), 18 * bool(col_labels)      # room for the labels, in screen pixels
+    left, top = max((6 + 8 * len(label) for label in row_labels), default=0), 18 * bool(col_labels)  # room for the labels, in screen pixels
     width, height = tiles.shape[1] * zoom + left, tiles.shape[0] * zoom + top
     pic = Picture(alt or f"{n} images in {math.ceil(n / cols)} rows of {cols}", figsize=(width / 100, height / 100), dpi=100)
     ax = pic.add_axes([left / width, 0, 1 - left / width, 1 - top / height])
