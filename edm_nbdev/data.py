@@ -71,14 +71,14 @@ def load_data(
 
 # %% ../nbs/01_data.ipynb #17f17228
 def keyed_rng(
-    *key,  # non-negative whole numbers, such as a seed and a step
+    *key,  # a word for the purpose, then whole numbers from 0 up, such as a seed and a step
 ):         # a NumPy random generator that depends on the key alone
     "The random stream at this address. Streams at different addresses are independent (NumPy's SeedSequence mixes the key)."
-    return np.random.default_rng(key)
+    return np.random.default_rng([int.from_bytes(k.encode(), 'little') if isinstance(k, str) else k for k in key])
 
 # %% ../nbs/01_data.ipynb #3c799331
 @lru_cache(maxsize=4)
-def _order(n, seed, epoch): return keyed_rng(seed, epoch).permutation(n)
+def _order(n, seed, epoch): return keyed_rng("order", seed, epoch).permutation(n)
 
 def batch_indices(
     n,           # number of images in the set

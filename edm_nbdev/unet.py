@@ -41,7 +41,9 @@ class Attention(nn.Module):
 
     def forward(self, x): return x + self.out(self.attend(x))
 
-def _norm(channels): return nn.GroupNorm(min(32, max(1, channels // 4)), channels)  # groups of at least 4 channels
+def _norm(channels):
+    "Group norm with as many groups as divide the channels, at most 32, of at least 4 channels."
+    return nn.GroupNorm(next(g for g in range(min(32, max(1, channels // 4)), 0, -1) if channels % g == 0), channels)
 
 def _zero(layer):
     "A layer whose weights start at zero, so that its branch starts as nothing."
@@ -81,7 +83,7 @@ class UNet(nn.Module):
         n_classes=0,               # 0 for images without labels
         width=32,                  # channels at full resolution
         mults=(1, 2),              # channels at each level, in units of width; each level halves the resolution
-        blocks=2,                  # residual blocks a level, down and again up
+        blocks=1,                  # residual blocks a level, down and again up
         attention_resolutions=(),  # resolutions (pixels a side) whose blocks attend
         head_channels=16,          # channels of one attention head
         dropout=0.,                # share of values dropped in training
