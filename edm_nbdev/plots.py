@@ -34,7 +34,7 @@ class Picture(Figure):
         from IPython.display import display
         png = BytesIO()
         self.savefig(png, format='png')
-        display({'image/png': b64encode(png.getvalue()).decode(), 'text/plain': self.alt}, raw=True, metadata={'image/png': {'alt': self.alt}})
+        display({'image/png': b64encode(png.getvalue()).decode()}, raw=True, metadata={'image/png': {'alt': self.alt}})
 
 # %% ../nbs/00_plots.ipynb #4bb6e52b
 def show_grid(
