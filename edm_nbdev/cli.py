@@ -108,13 +108,11 @@ def _show_run(run, device):
     _save_picture(pic, Path(run)/'samples.png', model=run, cfg_scale=cfg_scale, seed=0)
 
 # %% ../nbs/09_cli.ipynb #742eed6c
-def _sample_into(out, name, model, n, label=None, film=False, cols=None, row_labels=(), S_churn=0., S_min=0., S_max=float('inf'), S_noise=1., **settings):
+def _sample_into(out, name, model, n, label=None, film=False, cols=None, row_labels=(), **settings):
     "Draw `n` pictures into the file `out`, as a grid or the first of them as a film; what does not fit is found out first."
-    from edm_nbdev.data import InputError
     from edm_nbdev.guidance import generate_walks
     from edm_nbdev.plots import show_film, show_grid
-    if settings['method'] == 'stochastic_heun': settings |= dict(S_churn=S_churn, S_min=S_min, S_max=S_max, S_noise=S_noise)
-    elif S_churn: raise InputError(f"S_churn is for --method stochastic_heun, not for {settings['method']}")
+    settings = {k: v for k, v in settings.items() if v is not None}      # options that were not given are the method's own affair
     walks = generate_walks(model, n, label, **settings)
     _check_writable(out)
     pic = show_film(next(walks)) if film else show_grid(_follow(walks, n), cols=cols, row_labels=row_labels)
@@ -128,10 +126,10 @@ def edm_sample(
     cfg_scale:float=1.,     # alpha of guidance: 0 ignores the label, 1 obeys it, above 1 pushes
     method:str='heun',      # euler, heun or stochastic_heun
     steps:int=18,           # steps of the sampler
-    S_churn:float=0.,       # stochastic_heun: fresh noise over the whole walk
-    S_min:float=0.,         # stochastic_heun: fresh noise only from this noise level ...
-    S_max:float=float('inf'),  # stochastic_heun: ... to this one
-    S_noise:float=1.,       # stochastic_heun: scale of the fresh noise
+    S_churn:float=None,     # stochastic_heun: fresh noise over the whole walk; 0 if not given
+    S_min:float=None,       # stochastic_heun: fresh noise only from this noise level; 0 if not given
+    S_max:float=None,       # stochastic_heun: fresh noise only up to this noise level; no bound if not given
+    S_noise:float=None,     # stochastic_heun: scale of the fresh noise; 1 if not given
     seed:int=0,             # another seed, other pictures
     out:str='samples.png',  # where to write the picture
     film:bool=False,        # instead of a grid, show the first picture come out of the noise step by step
@@ -151,10 +149,10 @@ def edm_sample_all(
     cfg_scale:float=1.,     # alpha of guidance: 0 ignores the label, 1 obeys it, above 1 pushes
     method:str='heun',      # euler, heun or stochastic_heun
     steps:int=18,           # steps of the sampler
-    S_churn:float=0.,       # stochastic_heun: fresh noise over the whole walk
-    S_min:float=0.,         # stochastic_heun: fresh noise only from this noise level ...
-    S_max:float=float('inf'),  # stochastic_heun: ... to this one
-    S_noise:float=1.,       # stochastic_heun: scale of the fresh noise
+    S_churn:float=None,     # stochastic_heun: fresh noise over the whole walk; 0 if not given
+    S_min:float=None,       # stochastic_heun: fresh noise only from this noise level; 0 if not given
+    S_max:float=None,       # stochastic_heun: fresh noise only up to this noise level; no bound if not given
+    S_noise:float=None,     # stochastic_heun: scale of the fresh noise; 1 if not given
     seed:int=0,             # another seed, other pictures
     out:str='samples.png',  # where to write the picture
     device:str=None,        # cpu, cuda, ...; a GPU if there is one

@@ -4,6 +4,7 @@
 __all__ = ['InputError', 'from_pixels', 'Images', 'root_mean_square', 'load_data', 'keyed_rng', 'batch_indices']
 
 # %% ../nbs/01_data.ipynb #ddf9f330
+import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -71,14 +72,17 @@ def load_data(
 
 # %% ../nbs/01_data.ipynb #17f17228
 def keyed_rng(
-    *key,  # a word for the purpose, then whole numbers from 0 up, such as a seed and a step
+    *key,  # a word for the purpose, then whole numbers, such as a seed and a step
 ):         # a NumPy random generator that depends on the key alone
-    "The random stream at this address. Streams at different addresses are independent (NumPy's SeedSequence mixes the key)."
-    return np.random.default_rng([int.from_bytes(k.encode(), 'little') if isinstance(k, str) else k for k in key])
+    "The random stream at this address. Different addresses have unrelated streams: the address is hashed, its 256 bits are the seed."
+    digest = hashlib.sha256(repr([k if isinstance(k, str) else int(k) for k in key]).encode()).digest()
+    return np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
 
 # %% ../nbs/01_data.ipynb #3c799331
 @lru_cache(maxsize=4)
-def _order(n, seed, epoch): return keyed_rng("order", seed, epoch).permutation(n)
+def _order(n, seed, epoch):
+    "The order of the images in an epoch, (n,); a few are kept, as each serves many batches."
+    return keyed_rng("order", seed, epoch).permutation(n)
 
 def batch_indices(
     n,           # number of images in the set

@@ -35,7 +35,7 @@ def guide(
     label,     # a class, classes (B,), or None
     scale=1.,  # alpha, a number or (B,): 0 no label, 1 the label, above 1 more of it
 ):             # a denoiser (x, sigma), without label
-    "Classifier-free guidance: (1-alpha) D(x) + alpha D(x | label). Two evaluations an image, one where alpha is 0 or 1."
+    "Classifier-free guidance: (1-alpha) D(x) + alpha D(x | label). Two evaluations an image, one where alpha is 0 or 1. When called it raises InputError for a class that there is not."
     if label is None or not torch.is_tensor(scale) and scale == 0: return lambda x, sigma: denoiser(x, sigma, None)
     if not torch.is_tensor(scale) and scale == 1: return lambda x, sigma: denoiser(x, sigma, check_label(label, len(x), denoiser).to(x.device))
     def guided(x, sigma):
@@ -68,7 +68,11 @@ def generate_walks(
     scale = torch.as_tensor(cfg_scale, dtype=torch.float32)
     if not scale.isfinite().all() or scale.ndim > 1 or scale.ndim and len(scale) != n: raise InputError(f"cfg_scale must be a finite number, or {n} of them, not {cfg_scale}")
     if label is None and (scale != 1).any(): raise InputError(f"cfg_scale {cfg_scale} needs a label: without one there is nothing to steer towards")
+    if batch_size < 1: raise InputError(f"batch_size must be at least 1, not {batch_size}")
     labels, sigmas, sampler = check_label(label, n, model), karras_sigmas(steps, sigma_min, sigma_max, rho), check_method(method)
+    unknown = [k for k in sampler_args if sampler is not stochastic_heun or k not in ('S_churn', 'S_min', 'S_max', 'S_noise')]
+    if unknown: raise InputError(f"{method} takes no {', '.join(unknown)}: S_churn, S_min, S_max and S_noise are for stochastic_heun")
+    if not sampler_args.get('S_churn', 0) >= 0: raise InputError(f"S_churn must be 0 or above, not {sampler_args['S_churn']}")
     device = next((p.device for p in getattr(model, 'parameters', list)()), torch.device('cpu'))
 
     def walk(start):

@@ -19,24 +19,28 @@ def expand(
     sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
     return sigma.reshape(-1, *[1] * (x.ndim - 1)) if sigma.ndim else sigma
 
-# %% ../nbs/02_ode.ipynb #9bc31925
+# %% ../nbs/02_ode.ipynb #bf861ba9
 class IdealDenoiser:
     "The exact denoiser of a finite data set, or of a mixture of Gaussians of one width (Karras et al. 2022, App. B.3)."
     def __init__(self,
         y,           # the data (N,...)
         label=None,  # their classes, int64 (N,) in 0..n_classes-1, or None
-        width=0.,    # deviation of the bell around each point: 0 for a plain data set
+        width=0.,    # b, deviation of the bell around each point: 0 for a plain data set
     ):
         self.y, self.label, self.width = y, label, width
         self.n_classes = 0 if label is None else int(label.max()) + 1
 
     def _log_weights(self, x, sigma, label):
         "log of each bell at `x`, up to the same constant for all (B,N), and the bells' variance (B,1): in float64, as distances cancel."
-        v = (expand(sigma, x).double().reshape(-1, 1)**2 + self.width**2)
+        sigma = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).reshape(-1, 1)
+        if not (sigma > 0).all(): raise InputError(f"sigma must be above 0, not {sigma.min()}: at 0 the image is already clean")
+        v = sigma**2 + self.width**2
         a, b = x.flatten(1).double(), self.y.flatten(1).to(x.device).double()
         logits = -(a.square().sum(1, keepdim=True) - 2 * a @ b.T + b.square().sum(1)) / (2 * v)
         if label is None: return logits, v
         if not self.n_classes: raise InputError("this data set has no labels: call its denoiser with label=None")
+        if ((label < 0) | (label > self.n_classes)).any():
+            raise InputError(f"label {label.tolist()} is out of range: there are classes 0..{self.n_classes - 1} (and {self.n_classes} or None for no label)")
         label = label[:, None]
         hidden = (self.label.to(x.device) != label) & (label != self.n_classes)       # the null class hides nothing
         return logits.masked_fill(hidden, -math.inf), v
@@ -46,10 +50,10 @@ class IdealDenoiser:
         sigma,       # their noise level, above 0
         label=None,  # classes (B,); None or n_classes for no class
     ):               # the clean images expected behind them, as `x`
-        "D(x; sigma) = E[y | x]."
+        "D(x; sigma) = E[y | x]. Raises InputError for sigma not above 0 and for a label that there is not."
         logits, v = self._log_weights(x, sigma, label)
         mean = logits.softmax(1) @ self.y.flatten(1).to(x.device).double()
-        denoised = mean + self.width**2 / v * (x.flatten(1).double() - mean)          # a bell's own best guess lies between its centre and x
+        denoised = mean + self.width**2 / v * (x.flatten(1).double() - mean)
         return denoised.reshape(x.shape).to(x.dtype)
 
     def log_p(self,

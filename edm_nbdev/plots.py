@@ -21,7 +21,7 @@ def to_pixels(
 
 # %% ../nbs/00_plots.ipynb #179674e1
 class Picture(Figure):
-    "A matplotlib figure that shows itself in a notebook with its alt text. Save it with `savefig`, as any other."
+    "A matplotlib figure that shows itself in a notebook with its alt text; save it with `savefig`. Raises ValueError without alt text."
     def __init__(self,
         alt,   # what to see in it, in words
         **kw,  # as for matplotlib's `Figure`

@@ -29,7 +29,7 @@ def karras_sigmas(
 
 # %% ../nbs/03_samplers.ipynb #3c3b41bb
 def _pairs(sigmas):
-    "(i, sigma, next sigma) for each step, as float64 scalars on the CPU."
+    "(i, sigma, next sigma) for each step, as float64 scalars on the CPU. Raises InputError for levels that do not fall."
     sigmas = torch.as_tensor(sigmas, dtype=torch.float64, device='cpu')
     if sigmas.ndim != 1 or len(sigmas) < 2 or not (sigmas.diff() < 0).all() or sigmas[-1] < 0:
         raise InputError(f"noise levels must be at least two, falling, and not below 0, not {sigmas.tolist()}")
@@ -41,7 +41,7 @@ def euler(
     x,         # images at noise level sigmas[0], (B,...)
     sigmas,    # falling noise levels (n+1,)
 ):             # yields i, sigma, x, x_hat, sigma_hat, denoised, x_next for each of the n steps
-    "Solve the probability-flow ODE by Euler's method: one call a step, error of first order."
+    "Solve the probability-flow ODE by Euler's method: one call a step, error of first order. Raises InputError for levels that do not fall."
     for i, sigma, sigma_next in _pairs(sigmas):
         denoised = denoiser(x, sigma)
         x_next = x + (sigma_next - sigma) * slope(x, denoised, sigma)
@@ -65,7 +65,7 @@ def heun(
     x,         # images at noise level sigmas[0], (B,...)
     sigmas,    # falling noise levels (n+1,)
 ):             # yields i, sigma, x, x_hat, sigma_hat, denoised, x_next for each of the n steps
-    "Solve the probability-flow ODE by Heun's method (Algorithm 1): two calls a step but the last, error of second order."
+    "Solve the probability-flow ODE by Heun's method (Algorithm 1): two calls a step but the last, error of second order. Raises InputError for levels that do not fall."
     for i, sigma, sigma_next in _pairs(sigmas):
         denoised, x_next = _heun_step(denoiser, x, sigma, sigma_next)
         yield SimpleNamespace(i=i, sigma=sigma, x=x, x_hat=x, sigma_hat=sigma, denoised=denoised, x_next=x_next)
@@ -82,7 +82,7 @@ def stochastic_heun(
     S_noise=1.,      # scale of the fresh noise, a little above 1 if the denoiser removes too much
     randn_like=torch.randn_like,  # where the fresh noise comes from
 ):                   # yields i, sigma, x, x_hat, sigma_hat, denoised, x_next for each of the n steps
-    "Heun's method with fresh noise before each step (Algorithm 2)."
+    "Heun's method with fresh noise before each step (Algorithm 2). Raises InputError for levels that do not fall."
     for i, sigma, sigma_next in _pairs(sigmas):
         gamma = min(S_churn / (len(sigmas) - 1), math.sqrt(2) - 1) if S_min <= sigma <= S_max else 0.
         sigma_hat = sigma * (1 + gamma)
@@ -108,6 +108,6 @@ def sample(
     method="heun",  # "euler", "heun" or "stochastic_heun"
     **kw,           # further arguments of that method
 ):                  # images at sigmas[-1], as `x`
-    "Walk from sigmas[0] to sigmas[-1] and return where the walk ends."
+    "Walk from sigmas[0] to sigmas[-1] and return where the walk ends. Raises InputError for an unknown method or levels that do not fall."
     for step in check_method(method)(denoiser, x, sigmas, **kw): pass
     return step.x_next

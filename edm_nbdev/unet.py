@@ -39,7 +39,10 @@ class Attention(nn.Module):
         q, k, v = self.qkv(self.norm(x)).unflatten(1, (3, self.heads, -1)).flatten(-2).transpose(-1, -2).unbind(1)
         return F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(x.shape)
 
-    def forward(self, x): return x + self.out(self.attend(x))
+    def forward(self,
+        x,  # (B,C,H,W)
+    ):      # like x
+        return x + self.out(self.attend(x))
 
 def _norm(channels):
     "Group norm with as many groups as divide the channels, at most 32, of at least 4 channels."
@@ -68,7 +71,10 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.attention = Attention(c_out, heads) if heads else nn.Identity()
 
-    def forward(self, x, emb):
+    def forward(self,
+        x,    # (B,c_in,H,W)
+        emb,  # what noise level and class have to say (B,c_emb)
+    ):        # (B,c_out,H,W)
         h = self.conv1(F.silu(self.norm1(x)))
         scale, shift = self.modulate(emb)[..., None, None].chunk(2, dim=1)
         h = F.silu(self.norm2(h) * (1 + scale) + shift)
@@ -92,24 +98,25 @@ class UNet(nn.Module):
         if size % 2**(len(mults) - 1): raise InputError(f"size {size} cannot be halved {len(mults) - 1} times: it must be a multiple of {2**(len(mults) - 1)}")
         self.shape, self.n_classes = (channels, size, size), n_classes
         c_emb = 4 * width
-        self.embed_noise = nn.Sequential(nn.Linear(32, c_emb), nn.SiLU(), nn.Linear(c_emb, c_emb))
+        self.embed_noise = nn.Sequential(nn.Linear(32, c_emb), nn.SiLU(), nn.Linear(c_emb, c_emb))  # 2x16 noise features
         self.embed_label = nn.Embedding(n_classes + 1, c_emb) if n_classes else None
         def block(c_in, level):
             c_out, resolution = width * mults[level], size // 2**level
             attends = resolution in attention_resolutions
             if attends and c_out % head_channels: raise InputError(f"{c_out} channels at resolution {resolution} cannot be shared by heads of {head_channels}")
             return Block(c_in, c_out, c_emb, c_out // head_channels if attends else 0, dropout)
-        c, skips = width, []
         self.stem = nn.Conv2d(channels, width, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        for level in range(len(mults)):
-            self.down.append(nn.ModuleList(block(c if i == 0 else width * mults[level], level) for i in range(blocks)))
-            c = width * mults[level]
-            skips += [c] * blocks
+        c, skips = width, []                             # channels now, and on the stack
+        for level, mult in enumerate(mults):
+            stage = nn.ModuleList()
+            for _ in range(blocks): stage.append(block(c, level)); c = width * mult; skips.append(c)
+            self.down.append(stage)
         self.middle = block(c, len(mults) - 1)
-        for level in reversed(range(len(mults))):
-            self.up.append(nn.ModuleList(block((c if i == 0 else width * mults[level]) + skips.pop(), level) for i in range(blocks)))
-            c = width * mults[level]
+        for level, mult in reversed(list(enumerate(mults))):
+            stage = nn.ModuleList()
+            for _ in range(blocks): stage.append(block(c + skips.pop(), level)); c = width * mult
+            self.up.append(stage)
         self.out = nn.Sequential(_norm(c), nn.SiLU(), _zero(nn.Conv2d(c, channels, 3, padding=1)))
 
     def embed(self, c_noise, label, n):
