@@ -7,8 +7,8 @@ import sys, importlib
 _home = {'load_model': 'training', 'generate': 'guidance', 'show_grid': 'plots'}  # the face of the package, and the module of each name
 __all__ = list(_home)
 
-# A command that only prints its help need not wait for torch.
-if not {'-h', '--help'} & set(sys.argv[1:]): import torch
+# The commands import torch when they start to work: so their --help, and a Ctrl-C, answer at once.
+if not getattr(sys, 'argv', [''])[0].endswith(('edm_train', 'edm_sample', 'edm_sample_all')): import torch
 
 def __getattr__(name):
     "Import the face's names where they are first used, so that `import edm_nbdev` loads torch and nothing else that is heavy."

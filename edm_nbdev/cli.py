@@ -20,15 +20,16 @@ def _one_line_errors():
         if not is_cli(): raise
         print(f"{name}: stopped", file=sys.stderr)
         raise SystemExit(130) from None
-    except (ValueError, OSError) as e:
+    except (ValueError, OSError, MemoryError) as e:
         from edm_nbdev.data import InputError
-        if not is_cli() or not isinstance(e, (InputError, OSError)): raise
-        print(f"{name}: {e}", file=sys.stderr)
+        if not is_cli() or not isinstance(e, (InputError, OSError, MemoryError)): raise
+        print(f"{name}: {str(e) or 'out of memory: take a smaller batch_size or n'}", file=sys.stderr)
         raise SystemExit(2) from None
 
 def _check_writable(path):
     "Raise InputError if a file cannot be written at `path`."
     from edm_nbdev.data import InputError
+    if not str(path) or Path(path).is_dir(): raise InputError(f"cannot write '{path}': it is not the name of a file")
     part = Path(f'{path}.part')
     try: part.touch(); part.unlink()
     except OSError as e: raise InputError(f"cannot write '{path}': {e.strerror}") from e
@@ -53,11 +54,18 @@ def _rows(model, per_class):
 
 # %% ../nbs/09_cli.ipynb #cfbf980c
 def _set_aside(run):
-    "Rename a run to the first free name run.1, run.2, ..."
-    i = 1
+    "Rename a run to the first free name run.1, run.2, ..., unless another training is in it."
+    from edm_nbdev.training import _locked
+    run, i = Path(run), 1
     while Path(f'{run}.{i}').exists(): i += 1
-    Path(run).rename(f'{run}.{i}')
+    with _locked(run): run.rename(f'{run}.{i}')
     print(f"the old run is now {run}.{i}")
+
+def _images_seen(config):
+    "How many images the saved state of a run has seen, 0 if there is none yet."
+    import torch
+    state = Path(config.run)/'state.pt'
+    return torch.load(state, map_location='cpu', weights_only=True)['step'] * config.batch_size if state.is_file() else 0
 
 @call_parse
 def edm_train(
@@ -90,10 +98,11 @@ def edm_train(
             with closing(steps):
                 for last in steps: pass
         except KeyboardInterrupt:
-            if last: print(f"\nEverything up to the last step is in {config.run}: the same command goes on from there.", file=sys.stderr)
+            if last: print(f"\n{config.run} is saved at {_images_seen(config):,} images: the same command goes on from there.", file=sys.stderr)
             raise
-        if last is None: print(f"{config.run} is finished: it has seen its {config.images:,} images. To go on, raise the budget, as in --images {2 * config.images}; to start anew, --fresh.")
-        elif last.images < config.images: print(f"The time is up at {last.images:,} of {config.images:,} images: the same command goes on from there.")
+        seen = _images_seen(config)
+        if seen < config.images: print(f"The time is up at {seen:,} of {config.images:,} images: the same command goes on from there.")
+        elif last is None: print(f"{config.run} is finished: it has seen {seen:,} images. To go on, raise the budget, as in --images {2 * seen}; to start anew, --fresh.")
         _show_run(config.run, device)
 
 def _show_run(run, device):
@@ -163,6 +172,7 @@ def edm_sample_all(
         from edm_nbdev.training import load_model
         denoiser = load_model(model, device)
         if not denoiser.n_classes: raise InputError(f"'{model}' was trained without classes: use edm_sample")
+        if per_class < 1: raise InputError(f"per_class must be at least 1, not {per_class}")
         n, label, classes = _rows(denoiser, per_class)
         _sample_into(out, model, denoiser, n, label, cols=per_class, row_labels=classes, cfg_scale=cfg_scale, method=method, steps=steps, seed=seed,
                      S_churn=S_churn, S_min=S_min, S_max=S_max, S_noise=S_noise)

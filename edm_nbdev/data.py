@@ -53,13 +53,13 @@ def root_mean_square(
 
 # %% ../nbs/01_data.ipynb #4ee8aa5c
 def load_data(
-    name,           # "digits"
+    name_or_folder, # "digits"
     root=None,      # folder of downloaded data; the digits come with scikit-learn and need none
     split="train",  # "train" or "test"
     size=None,      # pixels a side, where a set can be had in several; the digits are 8
 ):                  # `Images`
     "Load a data set by name. Raises InputError for a name, split or size that does not exist."
-    if name != "digits": raise InputError(f"unknown data set '{name}': there is digits")
+    if name_or_folder != "digits": raise InputError(f"unknown data set '{name_or_folder}': there is digits")
     if split not in ("train", "test"): raise InputError(f"unknown split '{split}': there are train and test")
     if size not in (None, 8): raise InputError(f"size {size} is not to be had: digits are 8 pixels a side")
     from sklearn.datasets import load_digits
@@ -68,7 +68,7 @@ def load_data(
     labels = torch.from_numpy(digits.target).long()
     test = torch.arange(len(images)) % 6 == 5
     keep = test if split == "test" else ~test
-    return Images(name, images[keep], labels[keep], [str(d) for d in digits.target_names], root_mean_square(images[~test]))
+    return Images("digits", images[keep], labels[keep], [str(d) for d in digits.target_names], root_mean_square(images[~test]))
 
 # %% ../nbs/01_data.ipynb #17f17228
 def keyed_rng(

@@ -22,7 +22,8 @@ def check_label(
     if label is None: return None
     if not model.n_classes: raise InputError(f"label {label} cannot be used: this model has no classes (only None, for no label)")
     name = getattr(getattr(model, 'data', None), 'name', 'this model')
-    labels = torch.as_tensor(label)
+    try: labels = torch.as_tensor(label)
+    except (TypeError, ValueError, RuntimeError) as e: raise InputError(f"label must be one whole number, or {n} of them, not {label!r}") from e
     if labels.is_floating_point() or labels.dtype == torch.bool or labels.ndim > 1 or labels.ndim and len(labels) != n:
         raise InputError(f"label must be one whole number, or {n} of them, not {label}")
     wrong = labels[(labels < 0) | (labels >= model.n_classes)]
@@ -69,10 +70,7 @@ def generate_walks(
     if not scale.isfinite().all() or scale.ndim > 1 or scale.ndim and len(scale) != n: raise InputError(f"cfg_scale must be a finite number, or {n} of them, not {cfg_scale}")
     if label is None and (scale != 1).any(): raise InputError(f"cfg_scale {cfg_scale} needs a label: without one there is nothing to steer towards")
     if batch_size < 1: raise InputError(f"batch_size must be at least 1, not {batch_size}")
-    labels, sigmas, sampler = check_label(label, n, model), karras_sigmas(steps, sigma_min, sigma_max, rho), check_method(method)
-    unknown = [k for k in sampler_args if sampler is not stochastic_heun or k not in ('S_churn', 'S_min', 'S_max', 'S_noise')]
-    if unknown: raise InputError(f"{method} takes no {', '.join(unknown)}: S_churn, S_min, S_max and S_noise are for stochastic_heun")
-    if not sampler_args.get('S_churn', 0) >= 0: raise InputError(f"S_churn must be 0 or above, not {sampler_args['S_churn']}")
+    labels, sigmas, sampler = check_label(label, n, model), karras_sigmas(steps, sigma_min, sigma_max, rho), check_method(method, **sampler_args)
     device = next((p.device for p in getattr(model, 'parameters', list)()), torch.device('cpu'))
 
     def walk(start):

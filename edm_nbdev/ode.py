@@ -43,6 +43,7 @@ class IdealDenoiser:
             raise InputError(f"label {label.tolist()} is out of range: there are classes 0..{self.n_classes - 1} (and {self.n_classes} or None for no label)")
         label = label[:, None]
         hidden = (self.label.to(x.device) != label) & (label != self.n_classes)       # the null class hides nothing
+        if hidden.all(1).any(): raise InputError(f"no image has label {label[hidden.all(1)][0].item()}")
         return logits.masked_fill(hidden, -math.inf), v
 
     def __call__(self,

@@ -4,7 +4,7 @@
 __all__ = ['METHODS', 'karras_sigmas', 'euler', 'heun', 'stochastic_heun', 'check_method', 'sample']
 
 # %% ../nbs/03_samplers.ipynb #07e7912b
-import math
+import inspect, math
 from types import SimpleNamespace
 
 import torch
@@ -22,7 +22,7 @@ def karras_sigmas(
     "The noise levels of a walk (eq. 5). Raises InputError for levels that do not fall."
     if int(n) != n or n < 1: raise InputError(f"steps must be a whole number, at least 1, not {n}")
     if not 0 < sigma_min < sigma_max < math.inf: raise InputError(f"0 < sigma_min < sigma_max is needed, not sigma_min {sigma_min} and sigma_max {sigma_max}")
-    if not 0 < rho < math.inf: raise InputError(f"rho must be above 0, not {rho}")
+    if not 0.01 <= rho <= 1000: raise InputError(f"rho must be from 0.01 to 1000, not {rho}")
     ramp = torch.linspace(0, 1, int(n), dtype=torch.float64)
     sigmas = (sigma_max**(1/rho) + ramp * (sigma_min**(1/rho) - sigma_max**(1/rho)))**rho
     return torch.cat([sigmas, sigmas.new_zeros(1)])
@@ -72,6 +72,10 @@ def heun(
         x = x_next
 
 # %% ../nbs/03_samplers.ipynb #6cd1878e
+def _check_churn(S_churn=0., S_min=0., S_max=math.inf, S_noise=1.):
+    if not (0 <= S_churn < math.inf and 0 <= S_noise < math.inf and S_min <= S_max):
+        raise InputError(f"0 <= S_churn, 0 <= S_noise and S_min <= S_max are needed, not S_churn {S_churn}, S_noise {S_noise}, S_min {S_min}, S_max {S_max}")
+
 def stochastic_heun(
     denoiser,        # (x, sigma) -> the clean image expected behind x
     x,               # images at noise level sigmas[0], (B,...)
@@ -82,7 +86,8 @@ def stochastic_heun(
     S_noise=1.,      # scale of the fresh noise, a little above 1 if the denoiser removes too much
     randn_like=torch.randn_like,  # where the fresh noise comes from
 ):                   # yields i, sigma, x, x_hat, sigma_hat, denoised, x_next for each of the n steps
-    "Heun's method with fresh noise before each step (Algorithm 2). Raises InputError for levels that do not fall."
+    "Heun's method with fresh noise before each step (Algorithm 2). Raises InputError for levels that do not fall or churn below 0."
+    _check_churn(S_churn, S_min, S_max, S_noise)
     for i, sigma, sigma_next in _pairs(sigmas):
         gamma = min(S_churn / (len(sigmas) - 1), math.sqrt(2) - 1) if S_min <= sigma <= S_max else 0.
         sigma_hat = sigma * (1 + gamma)
@@ -96,9 +101,13 @@ METHODS = {f.__name__: f for f in (euler, heun, stochastic_heun)}
 
 def check_method(
     method,  # a name
+    **kw,    # further arguments for it
 ):           # the generator of that name
-    "The sampler called `method`. Raises InputError for an unknown one."
+    "The sampler called `method`. Raises InputError for an unknown one, or arguments that it does not take."
     if method not in METHODS: raise InputError(f"unknown method '{method}': there are {', '.join(METHODS)}")
+    unknown = kw.keys() - inspect.signature(METHODS[method]).parameters.keys()
+    if unknown: raise InputError(f"{method} takes no {', '.join(sorted(unknown))}: S_churn, S_min, S_max and S_noise are for stochastic_heun")
+    _check_churn(**{k: v for k, v in kw.items() if k != 'randn_like'})
     return METHODS[method]
 
 def sample(
@@ -109,5 +118,5 @@ def sample(
     **kw,           # further arguments of that method
 ):                  # images at sigmas[-1], as `x`
     "Walk from sigmas[0] to sigmas[-1] and return where the walk ends. Raises InputError for an unknown method or levels that do not fall."
-    for step in check_method(method)(denoiser, x, sigmas, **kw): pass
+    for step in check_method(method, **kw)(denoiser, x, sigmas, **kw): pass
     return step.x_next

@@ -6,12 +6,15 @@ __all__ = ['BUDGET', 'PRESETS', 'TrainConfig', 'make_denoiser', 'pick_device', '
            'show_progress', 'track']
 
 # %% ../nbs/06_training.ipynb #bcc74aec
-import json, os, signal, threading, time
-from contextlib import ExitStack, closing, contextmanager
+import json, math, os, signal, threading, time
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
+
+try: import fcntl
+except ImportError: fcntl = None                                         # Windows: runs are not locked there
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -52,7 +55,7 @@ class TrainConfig:
 
     def __post_init__(self):
         for name in ('width', 'blocks', 'batch_size', 'lr', 'P_std', 'ema_halflife', 'ema_ramp', 'images'):
-            if not getattr(self, name) > 0: raise InputError(f"{name} must be above 0, not {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf: raise InputError(f"{name} must be above 0 and finite, not {getattr(self, name)}")
         if self.seed < 0: raise InputError(f"seed must be a whole number from 0 up, not {self.seed}")
         if self.minutes is not None and not self.minutes > 0: raise InputError(f"minutes must be above 0, not {self.minutes}")
         for name in ('label_drop', 'dropout', 'beta2'):
@@ -77,7 +80,10 @@ def make_denoiser(
 def _seeded(*key, device=torch.device('cpu')):
     "Let torch's global random numbers inside the block depend on the key alone, and leave no trace outside."
     with torch.random.fork_rng([device] if device.type == 'cuda' else []):
-        torch.manual_seed(int(keyed_rng(*key).integers(2**63)))
+        seed = int(keyed_rng(*key).integers(2**63))
+        torch.default_generator.manual_seed(seed)                       # not torch.manual_seed: that would seed other devices for good
+        if device.type == 'cuda':
+            with torch.cuda.device(device): torch.cuda.manual_seed(seed)
         yield
 
 # %% ../nbs/06_training.ipynb #84b6a414
@@ -87,8 +93,8 @@ def pick_device(
     "The device to compute on. Raises InputError if it is not there."
     try:
         device = torch.device(name or ('cuda' if torch.cuda.is_available() else 'cpu'))
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as e: raise InputError(f"device '{name}' is not to be had: take cpu, or one that torch finds on this machine") from e
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as e: raise InputError(f"device '{name}' is not to be had: take cpu, or one that torch finds on this machine") from e
     return device
 
 # %% ../nbs/06_training.ipynb #b1663e27
@@ -164,7 +170,9 @@ def _data(saved): return SimpleNamespace(**{**saved, 'shape': tuple(saved['shape
 
 def _save(run, state, ema):
     "Write state.pt, then model.safetensors from the same step."
-    with written_beside(run/'state.pt') as part: torch.save(state, part)
+    with written_beside(run/'state.pt') as part:
+        try: torch.save(state, part)
+        except RuntimeError as e: raise OSError(f"cannot write '{run/'state.pt'}' ({str(e).splitlines()[0]}): is the disk full, or the run moved?") from e
     _save_model(run, state, ema)
 
 def _save_model(run, state, ema):
@@ -186,44 +194,67 @@ def load_model(
         with safe_open(file, framework='pt') as f: meta, weights = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
     except SafetensorError as e: raise InputError(f"'{file}' is not a whole safetensors file ({e}): copy it anew, or train on and it is rewritten")
     if not {'config', 'data'} <= meta.keys(): raise InputError(f"'{file}' was not written by edm_nbdev: it says nothing about its config")
-    model = make_denoiser(_config(json.loads(meta['config'])), _data(json.loads(meta['data'])))
-    model.load_state_dict(weights)
+    try:
+        model = make_denoiser(_config(json.loads(meta['config'])), _data(json.loads(meta['data'])))
+        model.load_state_dict(weights)
+    except (KeyError, RuntimeError, TypeError, ValueError) as e:
+        raise InputError(f"'{file}' does not fit this version of edm_nbdev: {str(e).splitlines()[0]}") from e
     return model.to(device).eval().requires_grad_(False)
 
 # %% ../nbs/06_training.ipynb #7c759c45
+_MEND = "Restore it, or move the run aside (edm_train --fresh)"
+
 def _same_run(saved, config, run):
     "Raise InputError if a saved config differs from `config` in what makes up a run."
-    new = _plain(config)
+    new, saved = _plain(config), {**_plain(TrainConfig()), **saved}      # a field that is newer than the run had its default
     differ = [k for k in new if k not in BUDGET and saved.get(k) != new[k]]
     if differ: raise InputError(f"'{run}' is another run: it has {', '.join(f'{k} {saved.get(k)}' for k in differ)}, "
                                 f"not {', '.join(f'{k} {new[k]}' for k in differ)}. Take another folder, or move this one aside (edm_train --fresh)")
 
+@contextmanager
+def _locked(run):
+    "Keep other trainings out of the folder while the block runs: a lock that ends with the process, whatever happens."
+    folder = os.open(run, os.O_RDONLY)
+    try:
+        if fcntl: fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as e: raise InputError(f"'{run}' is in use by another training: wait for it, or stop it") from e
+    finally: os.close(folder)
+
+@contextmanager
 def open_run(
     config,  # a `TrainConfig` with its `run`
-    data,    # name, classes, shape and sigma_data of the data set
-):           # the saved state, or None for a run without one
-    "Make sure that `config.run` can be trained in, and read its state. Raises InputError if it is not a run, another run, damaged or read-only."
+):           # yields the saved state, or None for a run without one
+    "Read the state of `config.run` and keep others out of it. Raises InputError if it is not a run, another run, damaged, read-only or in use."
     run = Path(config.run)
     known = [f for f in ('state.pt', 'config.json') if (run/f).is_file()]
-    if run.is_dir() and any(p.suffix != '.part' for p in run.iterdir()) and not known: raise InputError(f"'{run}' is not a run: it has files but no config.json. Take another folder")
-    try:
-        state = torch.load(run/'state.pt', map_location='cpu', weights_only=True) if 'state.pt' in known else None
-        saved = (state or json.loads((run/'config.json').read_text()))['config'] if known else None
-    except Exception as e:
-        raise InputError(f"'{run/known[0]}' cannot be read ({type(e).__name__}): it is cut short or no file of a run. Restore it, or move the run aside (edm_train --fresh)") from e
-    if known: _same_run(saved, config, run)
+    if not known and run.is_dir() and any(p.suffix != '.part' for p in run.iterdir()):
+        raise InputError(f"'{run}' is not a run: it has files but no config.json. Take another folder")
+    if 'state.pt' not in known and (run/'model.safetensors').is_file():
+        raise InputError(f"'{run}' has a model but no state.pt to go on from. {_MEND}")
     try:
         run.mkdir(parents=True, exist_ok=True)
-        with written_beside(run/'config.json') as part: part.write_text(json.dumps({'config': asdict(config), 'data': vars(data)}, indent=1))
+        (run/'test.part').touch(); (run/'test.part').unlink()
     except OSError as e: raise InputError(f"cannot write to '{run}': {e.strerror}") from e
-    return state
+    with _locked(run):
+        state, saved = None, _plain(config)
+        try:
+            if 'state.pt' in known: saved = dict((state := torch.load(run/'state.pt', map_location='cpu', weights_only=True))['config'])
+            elif known: saved = dict(json.loads((run/'config.json').read_text())['config'])
+        except Exception as e:
+            raise InputError(f"'{run/known[0]}' cannot be read ({type(e).__name__}): it is cut short or no file of a run. {_MEND}") from e
+        _same_run(saved, config, run)
+        yield state
 
 def _cut_log(run, step):
-    "Drop the lines of log.jsonl that are later than `step`: they will be written again."
+    "Drop the lines of log.jsonl that are later than `step`, or damaged: they will be written again."
+    def step_of(line):
+        try: return json.loads(line)['step']
+        except (ValueError, KeyError, TypeError): return math.inf
     log = run/'log.jsonl'
     if not log.exists(): return
-    lines = [line for line in log.read_text().splitlines(keepends=True) if line.endswith('\n') and json.loads(line)['step'] <= step]
-    with written_beside(log) as part: part.write_text(''.join(lines))
+    lines = [line for line in log.read_text(errors='replace').splitlines() if step_of(line) <= step]
+    with written_beside(log) as part: part.write_text(''.join(line + '\n' for line in lines))
 
 # %% ../nbs/06_training.ipynb #68ae6f3d
 @contextmanager
@@ -234,46 +265,59 @@ def hold_interrupt():
     before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
     try: yield
     finally: signal.signal(signal.SIGINT, before)
-    if pressed: raise KeyboardInterrupt
+    if pressed: signal.raise_signal(signal.SIGINT)                      # now as it would have been
 
 # %% ../nbs/06_training.ipynb #5358dbdf
 def train(
     config,  # a `TrainConfig`
 ):           # yields step, images, loss, loss_mean, lr, denoiser, ema, after each step
-    "Train, from where config.run stands. Raises InputError before any work if the data, the device or the run cannot be used."
+    """Train, from where config.run stands. Raises InputError before any work if the data, the device or the run cannot be used, and
+    instead of saving a loss that is no longer finite; OSError if the disk is full."""
     data, device = load_data(config.data), pick_device(config.device)
     about = SimpleNamespace(name=data.name, classes=data.classes, shape=data.shape, sigma_data=data.sigma_data)
     denoiser = make_denoiser(config, about).to(device).train()
     ema = deepcopy(denoiser).eval().requires_grad_(False)
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=config.lr, betas=(.9, config.beta2), fused=device.type in ('cpu', 'cuda'))
-    run = config.run and Path(config.run)
-    saved = open_run(config, about) if run else None
-    step, loss_sum = 0, torch.zeros((), device=device)
-    if saved:
-        for part, key in ((denoiser, 'model'), (ema, 'ema'), (optimizer, 'optimizer')): part.load_state_dict(saved[key])
-        step, loss_sum = saved['step'], saved['loss_sum'].to(device)
-        _save_model(run, saved, ema)
-    if run: _cut_log(run, step)
+    run, step, loss_sum = config.run and Path(config.run), 0, torch.zeros((), device=device)
 
     def save():
+        if not loss_sum.isfinite(): raise InputError(f"the loss is no longer finite at step {step}: try a smaller lr than {config.lr}. {run} keeps its last checkpoint")
         with hold_interrupt():
             _save(run, dict(config=_plain(config), data=vars(about), step=step, loss_sum=loss_sum.cpu(), model=denoiser.state_dict(),
                             ema=ema.state_dict(), optimizer=optimizer.state_dict()), ema)
 
-    whole, started, last_save = True, time.monotonic(), time.monotonic()
-    try:
-        while step * config.batch_size < config.images and (config.minutes is None or time.monotonic() - started < 60 * config.minutes):
-            with hold_interrupt():
-                whole = False                                             # half a step is never saved
-                loss, lr = train_step(denoiser, ema, optimizer, data, config, step)
-                loss_sum.lerp_(loss, 0.02)
-                step, whole = step + 1, True
-            yield SimpleNamespace(step=step, images=step * config.batch_size, loss=loss, loss_mean=loss_sum / (1 - 0.98**step), lr=lr, denoiser=denoiser, ema=ema)
-            if run and time.monotonic() - last_save > config.checkpoint_seconds:
-                save()
-                last_save = time.monotonic()
-    finally:
-        if run and whole: save()
+    with open_run(config) if run else nullcontext() as saved:
+        if saved is not None:
+            try:
+                for part, key in ((denoiser, 'model'), (ema, 'ema'), (optimizer, 'optimizer')): part.load_state_dict(saved[key])
+                step, loss_sum = int(saved['step']), saved['loss_sum'].to(device)
+            except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as e:
+                raise InputError(f"'{run/'state.pt'}' does not fit this run ({type(e).__name__}). {_MEND}") from e
+            _save_model(run, saved, ema)
+        if run:
+            with written_beside(run/'config.json') as part: part.write_text(json.dumps({'config': _plain(config), 'data': vars(about)}, indent=1))
+            _cut_log(run, step)
+        whole, started, last_save = True, time.monotonic(), time.monotonic()
+        try:
+            while step * config.batch_size < config.images and (config.minutes is None or time.monotonic() - started < 60 * config.minutes):
+                before, interrupt = step, None
+                try:
+                    with hold_interrupt():
+                        whole = False                                     # half a step is never saved
+                        loss, lr = train_step(denoiser, ema, optimizer, data, config, step)
+                        loss_sum.lerp_(loss, 0.02)
+                        step, whole = step + 1, True
+                except KeyboardInterrupt as e:
+                    if step == before: raise
+                    interrupt = e                                         # the step is done: the caller sees it first
+                yield SimpleNamespace(step=step, images=step * config.batch_size, loss=loss, loss_mean=loss_sum / (1 - 0.98**step), lr=lr,
+                                      denoiser=denoiser, ema=ema)
+                if interrupt: raise interrupt
+                if run and time.monotonic() - last_save > config.checkpoint_seconds:
+                    save()
+                    last_save = time.monotonic()
+        finally:
+            if run and whole: save()
 
 # %% ../nbs/06_training.ipynb #059aa730
 def write_log(
