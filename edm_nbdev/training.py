@@ -232,9 +232,7 @@ def open_run(
         raise InputError(f"'{run}' is not a run: it has files but no config.json. Take another folder")
     if 'state.pt' not in known and (run/'model.safetensors').is_file():
         raise InputError(f"'{run}' has a model but no state.pt to go on from. {_MEND}")
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        (run/'test.part').touch(); (run/'test.part').unlink()
+    try: run.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise InputError(f"cannot write to '{run}': {e.strerror}") from e
     with _locked(run):
         state, saved = None, _plain(config)
@@ -244,6 +242,8 @@ def open_run(
         except Exception as e:
             raise InputError(f"'{run/known[0]}' cannot be read ({type(e).__name__}): it is cut short or no file of a run. {_MEND}") from e
         _same_run(saved, config, run)
+        try: (run/'test.part').touch(); (run/'test.part').unlink()
+        except OSError as e: raise InputError(f"cannot write to '{run}': {e.strerror}") from e
         yield state
 
 def _cut_log(run, step):
