@@ -18,7 +18,7 @@ except ImportError: fcntl = None                                         # Windo
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as safetensors_bytes
 
 from .data import InputError, batch_indices, keyed_rng, load_data
 from .precond import Denoiser, edm_loss
@@ -172,13 +172,13 @@ def _save(run, state, ema):
     "Write state.pt, then model.safetensors from the same step."
     with written_beside(run/'state.pt') as part:
         try: torch.save(state, part)
-        except RuntimeError as e: raise OSError(f"cannot write '{run/'state.pt'}' ({str(e).splitlines()[0]}): is the disk full, or the run moved?") from e
+        except RuntimeError as e: raise OSError(f"cannot write '{run/'state.pt'}': is the disk full, or the run moved?") from e
     _save_model(run, state, ema)
 
 def _save_model(run, state, ema):
     meta = {k: json.dumps(state[k]) for k in ('config', 'data', 'step')}
     weights = {k: v.contiguous().cpu() for k, v in ema.state_dict().items()}
-    with written_beside(run/'model.safetensors') as part: save_file(weights, part, metadata=meta)
+    with written_beside(run/'model.safetensors') as part: part.write_bytes(safetensors_bytes(weights, meta))
 
 # %% ../nbs/06_training.ipynb #863ba6a9
 def load_model(
