@@ -44,7 +44,8 @@ def _save_picture(pic, path, **settings):
     "Write a picture as PNG, with the settings that made it in its metadata, and print where it is."
     import json
     from edm_nbdev.training import written_beside
-    with written_beside(path) as part: pic.savefig(part, format='png', metadata={'Description': pic.alt, 'Comment': json.dumps(settings, default=str)})
+    with written_beside(path) as part:
+        pic.savefig(part, format='png', metadata={'Description': pic.alt, 'Comment': json.dumps(settings, default=str)})
     print(path)
 
 def _rows(model, per_class):
@@ -89,7 +90,8 @@ def edm_train(
         from edm_nbdev.training import PRESETS, pick_device, show_progress, track, train, write_log
         if preset not in PRESETS: raise InputError(f"unknown preset '{preset}': there is {', '.join(PRESETS)}")
         given = dict(data=data, images=images, minutes=minutes, batch_size=batch_size, lr=lr, seed=seed, device=device)
-        config = replace(PRESETS[preset], run=run or f'runs/{preset}', conditional=not unconditional, **{k: v for k, v in given.items() if v is not None})
+        config = replace(PRESETS[preset], run=run or f'runs/{preset}', conditional=not unconditional,
+                         **{k: v for k, v in given.items() if v is not None})
         steps, last = track(show_progress(write_log(train(config), config), config), config, wandb), None
         if fresh and any((Path(config.run)/f).is_file() for f in ('config.json', 'state.pt')):
             load_data(config.data); pick_device(config.device)                   # what would fail should fail before the old run is moved
@@ -98,11 +100,15 @@ def edm_train(
             with closing(steps):
                 for last in steps: pass
         except KeyboardInterrupt:
-            if last: print(f"\n{config.run} is saved at {_images_seen(config):,} images: the same command goes on from there.", file=sys.stderr)
+            if last:
+                print(f"\n{config.run} is saved at {_images_seen(config):,} images: the same command goes on from there.", file=sys.stderr)
             raise
         seen = _images_seen(config)
-        if seen < config.images: print(f"The time is up at {seen:,} of {config.images:,} images: the same command goes on from there.")
-        elif last is None: print(f"{config.run} is finished: it has seen {seen:,} images. To go on, raise the budget, as in --images {2 * seen}; to start anew, --fresh.")
+        if seen < config.images:
+            print(f"The time is up at {seen:,} of {config.images:,} images: the same command goes on from there.")
+        elif last is None:
+            print(f"{config.run} is finished: it has seen {seen:,} images. "
+                  f"To go on, raise the budget, as in --images {2 * seen}; to start anew, --fresh.")
         _show_run(config.run, device)
 
 def _show_run(run, device):
@@ -174,5 +180,5 @@ def edm_sample_all(
         if not denoiser.n_classes: raise InputError(f"'{model}' was trained without classes: use edm_sample")
         if per_class < 1: raise InputError(f"per_class must be at least 1, not {per_class}")
         n, label, classes = _rows(denoiser, per_class)
-        _sample_into(out, model, denoiser, n, label, cols=per_class, row_labels=classes, cfg_scale=cfg_scale, method=method, steps=steps, seed=seed,
-                     S_churn=S_churn, S_min=S_min, S_max=S_max, S_noise=S_noise)
+        _sample_into(out, model, denoiser, n, label, cols=per_class, row_labels=classes, cfg_scale=cfg_scale, method=method, steps=steps,
+                     seed=seed, S_churn=S_churn, S_min=S_min, S_max=S_max, S_noise=S_noise)

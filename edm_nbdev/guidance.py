@@ -20,14 +20,17 @@ def check_label(
 ):          # int64 (n,), or None
     "Labels for `n` images. Raises InputError for a class that the model does not have. Class 0 is a class; only None means no label."
     if label is None: return None
-    if not model.n_classes: raise InputError(f"label {label} cannot be used: this model has no classes (only None, for no label)")
+    if not model.n_classes:
+        raise InputError(f"label {label} cannot be used: this model has no classes (only None, for no label)")
     name = getattr(getattr(model, 'data', None), 'name', 'this model')
     try: labels = torch.as_tensor(label)
-    except (TypeError, ValueError, RuntimeError) as e: raise InputError(f"label must be one whole number, or {n} of them, not {label!r}") from e
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise InputError(f"label must be one whole number, or {n} of them, not {label!r}") from e
     if labels.is_floating_point() or labels.dtype == torch.bool or labels.ndim > 1 or labels.ndim and len(labels) != n:
         raise InputError(f"label must be one whole number, or {n} of them, not {label}")
     wrong = labels[(labels < 0) | (labels >= model.n_classes)]
-    if len(wrong): raise InputError(f"label {wrong[0]} is out of range: {name} has classes 0..{model.n_classes - 1} (and None for no label)")
+    if len(wrong):
+        raise InputError(f"label {wrong[0]} is out of range: {name} has classes 0..{model.n_classes - 1} (and None for no label)")
     return labels.long().expand(n)
 
 # %% ../nbs/07_guidance.ipynb #a87ca7d6
@@ -36,9 +39,11 @@ def guide(
     label,     # a class, classes (B,), or None
     scale=1.,  # alpha, a number or (B,): 0 no label, 1 the label, above 1 more of it
 ):             # a denoiser (x, sigma), without label
-    "Classifier-free guidance: (1-alpha) D(x) + alpha D(x | label). Two evaluations an image, one where alpha is 0 or 1. When called it raises InputError for a class that there is not."
+    """Classifier-free guidance: (1-alpha) D(x) + alpha D(x | label). Two evaluations an image, one where alpha is 0 or 1.
+    The denoiser raises InputError when it is called with a class that there is not."""
     if label is None or not torch.is_tensor(scale) and scale == 0: return lambda x, sigma: denoiser(x, sigma, None)
-    if not torch.is_tensor(scale) and scale == 1: return lambda x, sigma: denoiser(x, sigma, check_label(label, len(x), denoiser).to(x.device))
+    if not torch.is_tensor(scale) and scale == 1:
+        return lambda x, sigma: denoiser(x, sigma, check_label(label, len(x), denoiser).to(x.device))
     def guided(x, sigma):
         labels = check_label(label, len(x), denoiser).to(x.device)
         both = torch.cat([torch.full_like(labels, denoiser.n_classes), labels])
@@ -67,10 +72,13 @@ def generate_walks(
     if n < 1: raise InputError(f"n must be at least 1, not {n}")
     if seed < 0: raise InputError(f"seed must be a whole number from 0 up, not {seed}")
     scale = torch.as_tensor(cfg_scale, dtype=torch.float32)
-    if not scale.isfinite().all() or scale.ndim > 1 or scale.ndim and len(scale) != n: raise InputError(f"cfg_scale must be a finite number, or {n} of them, not {cfg_scale}")
-    if label is None and (scale != 1).any(): raise InputError(f"cfg_scale {cfg_scale} needs a label: without one there is nothing to steer towards")
+    if not scale.isfinite().all() or scale.ndim > 1 or scale.ndim and len(scale) != n:
+        raise InputError(f"cfg_scale must be a finite number, or {n} of them, not {cfg_scale}")
+    if label is None and (scale != 1).any():
+        raise InputError(f"cfg_scale {cfg_scale} needs a label: without one there is nothing to steer towards")
     if batch_size < 1: raise InputError(f"batch_size must be at least 1, not {batch_size}")
-    labels, sigmas, sampler = check_label(label, n, model), karras_sigmas(steps, sigma_min, sigma_max, rho), check_method(method, **sampler_args)
+    labels, sampler = check_label(label, n, model), check_method(method, **sampler_args)
+    sigmas = karras_sigmas(steps, sigma_min, sigma_max, rho)
     device = next((p.device for p in getattr(model, 'parameters', list)()), torch.device('cpu'))
 
     def walk(start):

@@ -33,7 +33,8 @@ class IdealDenoiser:
     def _log_weights(self, x, sigma, label):
         "log of each bell at `x`, up to the same constant for all (B,N), and the bells' variance (B,1): in float64, as distances cancel."
         sigma = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).reshape(-1, 1)
-        if not (sigma > 0).all(): raise InputError(f"sigma must be above 0, not {sigma.min()}: at 0 the image is already clean")
+        if not (sigma > 0).all():
+            raise InputError(f"sigma must be above 0, not {sigma.min()}: at 0 the image is already clean")
         v = sigma**2 + self.width**2
         a, b = x.flatten(1).double(), self.y.flatten(1).to(x.device).double()
         logits = -(a.square().sum(1, keepdim=True) - 2 * a @ b.T + b.square().sum(1)) / (2 * v)

@@ -56,7 +56,7 @@ def edm_loss(
     generator=None,   # torch generator for what is drawn
     reduction='mean', # "mean" over the batch, or "none": one loss for each image
 ):                    # a scalar, or (B,); per value, so that it starts at 1
-    "The training loss: mean of lambda(sigma) (D(y+n; sigma) - y)^2 (eq. 2 with Table 1's lambda = 1/c_out^2). Raises ValueError for another reduction."
+    "The mean of lambda(sigma) (D(y+n; sigma) - y)^2 (eq. 2, Table 1's lambda = 1/c_out^2). Raises ValueError for another reduction."
     if reduction not in ('mean', 'none'): raise ValueError(f"reduction must be 'mean' or 'none', not {reduction!r}")
     if sigma is None: sigma = (P_mean + P_std * torch.randn(len(y), generator=generator, device=y.device)).exp()
     if noise is None: noise = torch.randn(y.shape, generator=generator, device=y.device)

@@ -21,7 +21,8 @@ def karras_sigmas(
 ):                    # float64 (n+1,), falling, the last one 0
     "The noise levels of a walk (eq. 5). Raises InputError for levels that do not fall."
     if int(n) != n or n < 1: raise InputError(f"steps must be a whole number, at least 1, not {n}")
-    if not 0 < sigma_min < sigma_max < math.inf: raise InputError(f"0 < sigma_min < sigma_max is needed, not sigma_min {sigma_min} and sigma_max {sigma_max}")
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise InputError(f"0 < sigma_min < sigma_max is needed, not sigma_min {sigma_min} and sigma_max {sigma_max}")
     if not 0.01 <= rho <= 1000: raise InputError(f"rho must be from 0.01 to 1000, not {rho}")
     ramp = torch.linspace(0, 1, int(n), dtype=torch.float64)
     sigmas = (sigma_max**(1/rho) + ramp * (sigma_min**(1/rho) - sigma_max**(1/rho)))**rho
@@ -41,7 +42,7 @@ def euler(
     x,         # images at noise level sigmas[0], (B,...)
     sigmas,    # falling noise levels (n+1,)
 ):             # yields i, sigma, x, x_hat, sigma_hat, denoised, x_next for each of the n steps
-    "Solve the probability-flow ODE by Euler's method: one call a step, error of first order. Raises InputError for levels that do not fall."
+    "Euler's method for the probability-flow ODE: one call a step, error of first order. Raises InputError for levels that do not fall."
     for i, sigma, sigma_next in _pairs(sigmas):
         denoised = denoiser(x, sigma)
         x_next = x + (sigma_next - sigma) * slope(x, denoised, sigma)
@@ -65,7 +66,7 @@ def heun(
     x,         # images at noise level sigmas[0], (B,...)
     sigmas,    # falling noise levels (n+1,)
 ):             # yields i, sigma, x, x_hat, sigma_hat, denoised, x_next for each of the n steps
-    "Solve the probability-flow ODE by Heun's method (Algorithm 1): two calls a step but the last, error of second order. Raises InputError for levels that do not fall."
+    "Heun's method (Algorithm 1): two calls a step but the last, error of second order. Raises InputError for levels that do not fall."
     for i, sigma, sigma_next in _pairs(sigmas):
         denoised, x_next = _heun_step(denoiser, x, sigma, sigma_next)
         yield SimpleNamespace(i=i, sigma=sigma, x=x, x_hat=x, sigma_hat=sigma, denoised=denoised, x_next=x_next)
@@ -90,7 +91,8 @@ def dpmpp_2m(
 # %% ../nbs/03_samplers.ipynb #6cd1878e
 def _check_churn(S_churn=0., S_min=0., S_max=math.inf, S_noise=1.):
     if not (0 <= S_churn < math.inf and 0 <= S_noise < math.inf and S_min <= S_max):
-        raise InputError(f"0 <= S_churn, 0 <= S_noise and S_min <= S_max are needed, not S_churn {S_churn}, S_noise {S_noise}, S_min {S_min}, S_max {S_max}")
+        raise InputError(f"0 <= S_churn, 0 <= S_noise and S_min <= S_max are needed, not S_churn {S_churn}, S_noise {S_noise}, "
+                         f"S_min {S_min}, S_max {S_max}")
 
 def stochastic_heun(
     denoiser,        # (x, sigma) -> the clean image expected behind x
@@ -122,7 +124,8 @@ def check_method(
     "The sampler called `method`. Raises InputError for an unknown one, or arguments that it does not take."
     if method not in METHODS: raise InputError(f"unknown method '{method}': there are {', '.join(METHODS)}")
     unknown = kw.keys() - inspect.signature(METHODS[method]).parameters.keys()
-    if unknown: raise InputError(f"{method} takes no {', '.join(sorted(unknown))}: S_churn, S_min, S_max and S_noise are for stochastic_heun")
+    if unknown:
+        raise InputError(f"{method} takes no {', '.join(sorted(unknown))}: S_churn, S_min, S_max and S_noise are for stochastic_heun")
     _check_churn(**{k: v for k, v in kw.items() if k != 'randn_like'})
     return METHODS[method]
 

@@ -27,7 +27,7 @@ from .unet import UNet
 # %% ../nbs/06_training.ipynb #393cad22
 @dataclass(frozen=True)
 class TrainConfig:
-    "What a run is, and how far it goes; the defaults are the preset `digits`. Fields in `BUDGET` may change when a run goes on. Raises InputError for numbers out of range."
+    "What a run is, and how far it goes (the fields in `BUDGET`). The defaults are `digits`. Raises InputError for numbers out of range."
     preset: str = 'digits'         # the preset it started from
     data: str = 'digits'           # what `load_data` loads
     conditional: bool = True       # learn the classes, where the data has any
@@ -55,11 +55,14 @@ class TrainConfig:
 
     def __post_init__(self):
         for name in ('width', 'blocks', 'batch_size', 'lr', 'P_std', 'ema_halflife', 'ema_ramp', 'images'):
-            if not 0 < getattr(self, name) < math.inf: raise InputError(f"{name} must be above 0 and finite, not {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be above 0 and finite, not {getattr(self, name)}")
         if self.seed < 0: raise InputError(f"seed must be a whole number from 0 up, not {self.seed}")
-        if self.minutes is not None and not self.minutes > 0: raise InputError(f"minutes must be above 0, not {self.minutes}")
+        if self.minutes is not None and not self.minutes > 0:
+            raise InputError(f"minutes must be above 0, not {self.minutes}")
         for name in ('label_drop', 'dropout', 'beta2'):
-            if not 0 <= getattr(self, name) < 1: raise InputError(f"{name} must be from 0 up and below 1, not {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} must be from 0 up and below 1, not {getattr(self, name)}")
 
 BUDGET = ('images', 'minutes', 'run', 'device', 'checkpoint_seconds')  # no part of a run's identity
 PRESETS = {'digits': TrainConfig()}
@@ -94,7 +97,8 @@ def pick_device(
     try:
         device = torch.device(name or ('cuda' if torch.cuda.is_available() else 'cpu'))
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as e: raise InputError(f"device '{name}' is not to be had: take cpu, or one that torch finds on this machine") from e
+    except (RuntimeError, AssertionError, NotImplementedError) as e:
+        raise InputError(f"device '{name}' is not to be had: take cpu, or one that torch finds on this machine") from e
     return device
 
 # %% ../nbs/06_training.ipynb #b1663e27
@@ -172,7 +176,8 @@ def _save(run, state, ema):
     "Write state.pt, then model.safetensors from the same step."
     with written_beside(run/'state.pt') as part:
         try: torch.save(state, part)
-        except RuntimeError as e: raise OSError(f"cannot write '{run/'state.pt'}': is the disk full, or the run moved?") from e
+        except RuntimeError as e:
+            raise OSError(f"cannot write '{run/'state.pt'}': is the disk full, or the run moved?") from e
     _save_model(run, state, ema)
 
 def _save_model(run, state, ema):
@@ -188,12 +193,15 @@ def load_model(
     "The trained denoiser of a run: its averaged weights. Needs no data set. Raises InputError if there is none or it is damaged."
     path = Path(path_or_name)
     file = path/'model.safetensors' if path.is_dir() else path
-    if not file.is_file(): raise InputError(f"no model at '{path}': give a run folder that holds a model.safetensors, or such a file")
+    if not file.is_file():
+        raise InputError(f"no model at '{path}': give a run folder that holds a model.safetensors, or such a file")
     device = pick_device(device)
     try:
         with safe_open(file, framework='pt') as f: meta, weights = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-    except SafetensorError as e: raise InputError(f"'{file}' is not a whole safetensors file ({e}): copy it anew, or train on and it is rewritten")
-    if not {'config', 'data'} <= meta.keys(): raise InputError(f"'{file}' was not written by edm_nbdev: it says nothing about its config")
+    except SafetensorError as e:
+        raise InputError(f"'{file}' is not a whole safetensors file ({e}): copy it anew, or train on and it is rewritten")
+    if not {'config', 'data'} <= meta.keys():
+        raise InputError(f"'{file}' was not written by edm_nbdev: it says nothing about its config")
     try:
         model = make_denoiser(_config(json.loads(meta['config'])), _data(json.loads(meta['data'])))
         model.load_state_dict(weights)
@@ -225,7 +233,7 @@ def _locked(run):
 def open_run(
     config,  # a `TrainConfig` with its `run`
 ):           # yields the saved state, or None for a run without one
-    "Read the state of `config.run` and keep others out of it. Raises InputError if it is not a run, another run, damaged, read-only or in use."
+    "Read a run and keep others out of it. Raises InputError if it is no run, another run, damaged, read-only or in use."
     run = Path(config.run)
     known = [f for f in ('state.pt', 'config.json') if (run/f).is_file()]
     if not known and run.is_dir() and any(p.suffix != '.part' for p in run.iterdir()):
@@ -281,7 +289,8 @@ def train(
     run, step, loss_sum = config.run and Path(config.run), 0, torch.zeros((), device=device)
 
     def save():
-        if not loss_sum.isfinite(): raise InputError(f"the loss is no longer finite at step {step}: try a smaller lr than {config.lr}. {run} keeps its last checkpoint")
+        if not loss_sum.isfinite():
+            raise InputError(f"the loss is no longer finite at step {step}: try a smaller lr than {config.lr}. {run} keeps its last checkpoint")
         with hold_interrupt():
             _save(run, dict(config=_plain(config), data=vars(about), step=step, loss_sum=loss_sum.cpu(), model=denoiser.state_dict(),
                             ema=ema.state_dict(), optimizer=optimizer.state_dict()), ema)
@@ -295,7 +304,8 @@ def train(
                 raise InputError(f"'{run/'state.pt'}' does not fit this run ({type(e).__name__}). {_MEND}") from e
             _save_model(run, saved, ema)
         if run:
-            with written_beside(run/'config.json') as part: part.write_text(json.dumps({'config': _plain(config), 'data': vars(about)}, indent=1))
+            with written_beside(run/'config.json') as part:
+                part.write_text(json.dumps({'config': _plain(config), 'data': vars(about)}, indent=1))
             _cut_log(run, step)
         whole, started, last_save = True, time.monotonic(), time.monotonic()
         try:
@@ -342,7 +352,9 @@ def show_progress(
     bar = None                                                           # it appears with the first step: what cannot start shows none
     with closing(steps), ExitStack() as stack:
         for s in steps:
-            if bar is None: bar = stack.enter_context(tqdm(total=config.images, initial=s.images - config.batch_size, unit=' images', unit_scale=True, mininterval=.5))
+            if bar is None:
+                bar = tqdm(total=config.images, initial=s.images - config.batch_size, unit=' images', unit_scale=True, mininterval=.5)
+                stack.enter_context(bar)
             if bar.update(min(s.images, config.images) - bar.n):         # true when it redraws: only then fetch the loss
                 bar.set_postfix(loss=f'{s.loss_mean.item():.3f}', refresh=False)
             yield s
@@ -355,7 +367,8 @@ def track(
     every=50,         # steps between two points
 ):                    # yields the same steps
     "Send loss and learning rate to Weights & Biases. A failure there is reported once and never stops training."
-    if mode not in ('disabled', 'offline', 'online'): raise InputError(f"wandb can be disabled, offline or online, not '{mode}'")
+    if mode not in ('disabled', 'offline', 'online'):
+        raise InputError(f"wandb can be disabled, offline or online, not '{mode}'")
     if mode == 'disabled': return steps
     return _track(steps, config, mode, every)
 

@@ -95,7 +95,8 @@ class UNet(nn.Module):
         dropout=0.,                # share of values dropped in training
     ):
         super().__init__()
-        if size % 2**(len(mults) - 1): raise InputError(f"size {size} cannot be halved {len(mults) - 1} times: it must be a multiple of {2**(len(mults) - 1)}")
+        if size % 2**(len(mults) - 1):
+            raise InputError(f"size {size} cannot be halved {len(mults) - 1} times: it must be a multiple of {2**(len(mults) - 1)}")
         self.shape, self.n_classes = (channels, size, size), n_classes
         c_emb = 4 * width
         self.embed_noise = nn.Sequential(nn.Linear(32, c_emb), nn.SiLU(), nn.Linear(c_emb, c_emb))  # 2x16 noise features
@@ -103,7 +104,8 @@ class UNet(nn.Module):
         def block(c_in, level):
             c_out, resolution = width * mults[level], size // 2**level
             attends = resolution in attention_resolutions
-            if attends and c_out % head_channels: raise InputError(f"{c_out} channels at resolution {resolution} cannot be shared by heads of {head_channels}")
+            if attends and c_out % head_channels:
+                raise InputError(f"{c_out} channels at resolution {resolution} cannot be shared by heads of {head_channels}")
             return Block(c_in, c_out, c_emb, c_out // head_channels if attends else 0, dropout)
         self.stem = nn.Conv2d(channels, width, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
@@ -123,7 +125,8 @@ class UNet(nn.Module):
         "What noise level and label have to say to every block, (n,c_emb)."
         emb = self.embed_noise(noise_features(c_noise)).expand(n, -1)
         if self.embed_label is None:
-            if label is not None: raise InputError("this network was made without labels (n_classes=0): call it with label=None")
+            if label is not None:
+                raise InputError("this network was made without labels (n_classes=0): call it with label=None")
             return F.silu(emb)
         if label is None: label = torch.full((n,), self.n_classes, device=emb.device)
         return F.silu(emb + self.embed_label(label))
@@ -134,7 +137,8 @@ class UNet(nn.Module):
         label=None,  # classes int64 (B,); None or n_classes for none
     ):               # like `x`
         "Raises InputError for images of another shape, or a label where there are none."
-        if x.shape[1:] != self.shape: raise InputError(f"images of shape {tuple(x.shape[1:])} do not fit this network, which is made for {self.shape}")
+        if x.shape[1:] != self.shape:
+            raise InputError(f"images of shape {tuple(x.shape[1:])} do not fit this network, which is made for {self.shape}")
         emb, skips = self.embed(c_noise, label, len(x)), []
         x = self.stem(x)
         for i, level in enumerate(self.down):
