@@ -8,7 +8,7 @@ _home = {'load_model': 'training', 'generate': 'guidance', 'show_grid': 'plots'}
 __all__ = list(_home)
 
 # The commands import torch when they start to work: so their --help, and a Ctrl-C, answer at once.
-if not getattr(sys, 'argv', [''])[0].endswith(('edm_train', 'edm_sample', 'edm_sample_all')): import torch
+if not (getattr(sys, 'argv', None) or [''])[0].endswith(('edm_train', 'edm_sample', 'edm_sample_all')): import torch
 
 def __getattr__(name):
     "Import the face's names where they are first used, so that `import edm_nbdev` loads torch and nothing else that is heavy."

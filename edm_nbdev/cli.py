@@ -20,10 +20,11 @@ def _one_line_errors():
         if not is_cli(): raise
         print(f"{name}: stopped", file=sys.stderr)
         raise SystemExit(130) from None
-    except (ValueError, OSError, MemoryError) as e:
+    except (ValueError, OSError, MemoryError, RuntimeError) as e:
         from edm_nbdev.data import InputError
-        if not is_cli() or not isinstance(e, (InputError, OSError, MemoryError)): raise
-        print(f"{name}: {str(e) or 'out of memory: take a smaller batch_size or n'}", file=sys.stderr)
+        no_memory = isinstance(e, MemoryError) or any(words in str(e) for words in ('out of memory', "can't allocate memory"))
+        if not is_cli() or not (no_memory or isinstance(e, (InputError, OSError))): raise
+        print(f"{name}: {'out of memory: take a smaller batch_size or n' if no_memory else e}", file=sys.stderr)
         raise SystemExit(2) from None
 
 def _check_writable(path):
@@ -64,9 +65,10 @@ def _set_aside(run):
 
 def _images_seen(config):
     "How many images the saved state of a run has seen, 0 if there is none yet."
-    import torch
-    state = Path(config.run)/'state.pt'
-    return torch.load(state, map_location='cpu', weights_only=True)['step'] * config.batch_size if state.is_file() else 0
+    from safetensors import safe_open
+    file = Path(config.run)/'model.safetensors'
+    if not file.is_file(): return 0
+    with safe_open(file, framework='pt') as f: return int(f.metadata()['step']) * config.batch_size
 
 @call_parse
 def edm_train(

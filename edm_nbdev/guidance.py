@@ -40,7 +40,7 @@ def guide(
     scale=1.,  # alpha, a number or (B,): 0 no label, 1 the label, above 1 more of it
 ):             # a denoiser (x, sigma), without label
     """Classifier-free guidance: (1-alpha) D(x) + alpha D(x | label). Two evaluations an image, one where alpha is 0 or 1.
-    The denoiser raises InputError when it is called with a class that there is not."""
+    Where it uses the label, the denoiser raises InputError for a class that there is not."""
     if label is None or not torch.is_tensor(scale) and scale == 0: return lambda x, sigma: denoiser(x, sigma, None)
     if not torch.is_tensor(scale) and scale == 1:
         return lambda x, sigma: denoiser(x, sigma, check_label(label, len(x), denoiser).to(x.device))
@@ -69,8 +69,9 @@ def generate_walks(
     **sampler_args,    # further arguments of the method, such as S_churn
 ):                     # yields a walk, itself a generator of sampler steps, for each batch_size pictures; the last ones may be fill
     "Set out to draw `n` pictures, batch by batch. Raises InputError before any work if something does not fit."
-    if n < 1: raise InputError(f"n must be at least 1, not {n}")
-    if seed < 0: raise InputError(f"seed must be a whole number from 0 up, not {seed}")
+    if n < 1 or int(n) != n: raise InputError(f"n must be at least 1 and whole, not {n}")
+    if 'randn_like' in sampler_args: raise InputError("generate draws its own noise, by seed: randn_like cannot be given")
+    if seed < 0 or int(seed) != seed: raise InputError(f"seed must be a whole number from 0 up, not {seed}")
     scale = torch.as_tensor(cfg_scale, dtype=torch.float32)
     if not scale.isfinite().all() or scale.ndim > 1 or scale.ndim and len(scale) != n:
         raise InputError(f"cfg_scale must be a finite number, or {n} of them, not {cfg_scale}")

@@ -20,12 +20,13 @@ def karras_sigmas(
     rho=7.,           # how much more finely small levels are spaced; 1 is even spacing
 ):                    # float64 (n+1,), falling, the last one 0
     "The noise levels of a walk (eq. 5). Raises InputError for levels that do not fall."
-    if int(n) != n or n < 1: raise InputError(f"steps must be a whole number, at least 1, not {n}")
+    if not (1 <= n < math.inf and int(n) == n): raise InputError(f"steps must be a whole number, at least 1, not {n}")
     if not 0 < sigma_min < sigma_max < math.inf:
         raise InputError(f"0 < sigma_min < sigma_max is needed, not sigma_min {sigma_min} and sigma_max {sigma_max}")
-    if not 0.01 <= rho <= 1000: raise InputError(f"rho must be from 0.01 to 1000, not {rho}")
+    if not 0.1 <= rho <= 1000: raise InputError(f"rho must be from 0.1 to 1000, not {rho}")
     ramp = torch.linspace(0, 1, int(n), dtype=torch.float64)
     sigmas = (sigma_max**(1/rho) + ramp * (sigma_min**(1/rho) - sigma_max**(1/rho)))**rho
+    if not (sigmas.diff() < 0).all(): raise InputError(f"{n} steps from {sigma_max} to {sigma_min} with rho {rho} are too fine to tell apart")
     return torch.cat([sigmas, sigmas.new_zeros(1)])
 
 # %% ../nbs/03_samplers.ipynb #3c3b41bb
@@ -123,10 +124,10 @@ def check_method(
 ):           # the generator of that name
     "The sampler called `method`. Raises InputError for an unknown one, or arguments that it does not take."
     if method not in METHODS: raise InputError(f"unknown method '{method}': there are {', '.join(METHODS)}")
-    unknown = kw.keys() - inspect.signature(METHODS[method]).parameters.keys()
+    unknown = kw.keys() - list(inspect.signature(METHODS[method]).parameters)[3:]     # the first three are not options
     if unknown:
         raise InputError(f"{method} takes no {', '.join(sorted(unknown))}: S_churn, S_min, S_max and S_noise are for stochastic_heun")
-    _check_churn(**{k: v for k, v in kw.items() if k != 'randn_like'})
+    if METHODS[method] is stochastic_heun: _check_churn(**{k: v for k, v in kw.items() if k != 'randn_like'})
     return METHODS[method]
 
 def sample(

@@ -168,7 +168,7 @@ def written_beside(
     finally: part.unlink(missing_ok=True)
 
 # %% ../nbs/06_training.ipynb #0465b671
-def _plain(config): return json.loads(json.dumps(asdict(config)))        # lists for tuples, as it comes back from a file
+def _plain(config): return json.loads(json.dumps(asdict(config), default=str))        # lists for tuples, as it comes back from a file
 def _config(saved): return TrainConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
 def _data(saved): return SimpleNamespace(**{**saved, 'shape': tuple(saved['shape'])})
 
@@ -222,11 +222,12 @@ def _same_run(saved, config, run):
 @contextmanager
 def _locked(run):
     "Keep other trainings out of the folder while the block runs: a lock that ends with the process, whatever happens."
+    if not fcntl: yield; return
     folder = os.open(run, os.O_RDONLY)
     try:
-        if fcntl: fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try: fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e: raise InputError(f"'{run}' is in use by another training: wait for it, or stop it") from e
         yield
-    except BlockingIOError as e: raise InputError(f"'{run}' is in use by another training: wait for it, or stop it") from e
     finally: os.close(folder)
 
 @contextmanager
@@ -235,14 +236,15 @@ def open_run(
 ):           # yields the saved state, or None for a run without one
     "Read a run and keep others out of it. Raises InputError if it is no run, another run, damaged, read-only or in use."
     run = Path(config.run)
-    known = [f for f in ('state.pt', 'config.json') if (run/f).is_file()]
-    if not known and run.is_dir() and any(p.suffix != '.part' for p in run.iterdir()):
+    def names(): return {p.name for p in run.iterdir() if p.suffix != '.part'} if run.is_dir() else set()
+    if names() and not names() & {'state.pt', 'config.json'}:
         raise InputError(f"'{run}' is not a run: it has files but no config.json. Take another folder")
-    if 'state.pt' not in known and (run/'model.safetensors').is_file():
-        raise InputError(f"'{run}' has a model but no state.pt to go on from. {_MEND}")
     try: run.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise InputError(f"cannot write to '{run}': {e.strerror}") from e
     with _locked(run):
+        known = [name for name in ('state.pt', 'config.json') if name in names()]
+        if 'state.pt' not in known and 'model.safetensors' in names():
+            raise InputError(f"'{run}' has a model but no state.pt to go on from. {_MEND}")
         state, saved = None, _plain(config)
         try:
             if 'state.pt' in known: saved = dict((state := torch.load(run/'state.pt', map_location='cpu', weights_only=True))['config'])
@@ -279,8 +281,9 @@ def hold_interrupt():
 def train(
     config,  # a `TrainConfig`
 ):           # yields step, images, loss, loss_mean, lr, denoiser, ema, after each step
-    """Train, from where config.run stands. Raises InputError before any work if the data, the device or the run cannot be used, and
-    instead of saving a loss that is no longer finite; OSError if the disk is full."""
+    """Train, from where config.run stands. To leave early, break out of `for step in train(config)`, or close the generator.
+    Raises InputError before any work if the data, the device or the run cannot be used, and instead of saving loss or weights
+    that are no longer finite; OSError if the disk is full."""
     data, device = load_data(config.data), pick_device(config.device)
     about = SimpleNamespace(name=data.name, classes=data.classes, shape=data.shape, sigma_data=data.sigma_data)
     denoiser = make_denoiser(config, about).to(device).train()
@@ -289,8 +292,9 @@ def train(
     run, step, loss_sum = config.run and Path(config.run), 0, torch.zeros((), device=device)
 
     def save():
-        if not loss_sum.isfinite():
-            raise InputError(f"the loss is no longer finite at step {step}: try a smaller lr than {config.lr}. {run} keeps its last checkpoint")
+        if not all(t.isfinite().all() for t in (loss_sum, *denoiser.parameters(), *ema.parameters())):
+            raise InputError(f"loss or weights are no longer finite at step {step}: start anew with an lr below {config.lr} (edm_train --fresh). "
+                             f"What was saved in {run} before stays")
         with hold_interrupt():
             _save(run, dict(config=_plain(config), data=vars(about), step=step, loss_sum=loss_sum.cpu(), model=denoiser.state_dict(),
                             ema=ema.state_dict(), optimizer=optimizer.state_dict()), ema)
@@ -320,9 +324,10 @@ def train(
                 except KeyboardInterrupt as e:
                     if step == before: raise
                     interrupt = e                                         # the step is done: the caller sees it first
-                yield SimpleNamespace(step=step, images=step * config.batch_size, loss=loss, loss_mean=loss_sum / (1 - 0.98**step), lr=lr,
-                                      denoiser=denoiser, ema=ema)
-                if interrupt: raise interrupt
+                try: yield SimpleNamespace(step=step, images=step * config.batch_size, loss=loss, loss_mean=loss_sum / (1 - 0.98**step), lr=lr,
+                                           denoiser=denoiser, ema=ema)
+                finally:
+                    if interrupt: raise interrupt
                 if run and time.monotonic() - last_save > config.checkpoint_seconds:
                     save()
                     last_save = time.monotonic()
