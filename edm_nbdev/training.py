@@ -31,9 +31,9 @@ class TrainConfig:
     preset: str = 'digits'         # the preset it started from
     data: str = 'digits'           # what `load_data` loads
     conditional: bool = True       # learn the classes, where the data has any
-    width: int = 32                # channels at full resolution: 24 and 32 drew equally well, 64 too slowly
+    width: int = 32                # channels at full resolution: 8x8 digits need few, and few are fast
     mults: tuple = (1, 2)          # 8x8 and 4x4: a third level would be 2x2
-    blocks: int = 1                # a second block a level cost a third of the speed and gained nothing in as many images
+    blocks: int = 1                # one a level: the run is short, and depth costs speed
     attention_resolutions: tuple = (4,)  # at the lowest resolution, where it is all but free
     head_channels: int = 16        # four heads at 64 channels
     dropout: float = 0.            # 40,000 images are each digit 27 times: too few to overfit
