@@ -4,8 +4,6 @@
 __all__ = ['check_label', 'guide', 'generate_walks', 'finish', 'generate']
 
 # %% ../nbs/07_guidance.ipynb #1fd3df9d
-import math
-
 import numpy as np
 import torch
 
