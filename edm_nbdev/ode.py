@@ -37,7 +37,7 @@ class IdealDenoiser:
         if not (sigma > 0).all():
             raise InputError(f"sigma must be above 0, not {sigma.min()}: at 0 the image is already clean")
         v = sigma**2 + self.width**2
-        a, b = x.flatten(1).double(), self.y.flatten(1).to(x.device).double()
+        a, b = x.reshape(len(x), -1).double(), self.y.reshape(len(self.y), -1).to(x.device).double()
         logits = -(a.square().sum(1, keepdim=True) - 2 * a @ b.T + b.square().sum(1)) / (2 * v)
         if label is None: return logits, v
         if not self.n_classes: raise InputError("this data set has no labels: call its denoiser with label=None")
@@ -55,8 +55,8 @@ class IdealDenoiser:
     ):               # the clean images expected behind them, as `x`
         "D(x; sigma) = E[y | x]. Raises InputError for sigma not above 0 and for a label that there is not."
         logits, v = self._log_weights(x, sigma, label)
-        mean = logits.softmax(1) @ self.y.flatten(1).to(x.device).double()
-        denoised = mean + self.width**2 / v * (x.flatten(1).double() - mean)
+        mean = logits.softmax(1) @ self.y.reshape(len(self.y), -1).to(x.device).double()
+        denoised = mean + self.width**2 / v * (x.reshape(len(x), -1).double() - mean)
         return denoised.reshape(x.shape).to(x.dtype)
 
     def log_p(self,
