@@ -65,7 +65,7 @@ def show_grid(
 
 # %% ../nbs/00_plots.ipynb #234b07c2
 def show_film(
-    steps,      # an iterable of sampler steps, each with `x` and `denoised` (N,C,H,W) and the noise level `sigma`
+    steps,      # an iterable of sampler steps, each with `x` and `denoised` (N,C,H,W) and the noise level `sigma`, a number or (N,)
     frames=9,   # how many of them to show, evenly chosen, first and last included
     which=0,    # the image of the batch to follow
     alt=None,   # what to see
@@ -73,9 +73,10 @@ def show_film(
     "Show a walk of a sampler: the noisy image above, the guess of the clean image below, a column a step."
     steps = list(steps)
     picks = [steps[round(float(i))] for i in torch.linspace(0, len(steps) - 1, min(frames, len(steps)))]
-    noisy = [s.x[which] / (1 + float(s.sigma)**2)**.5 for s in picks]
+    levels = [torch.as_tensor(s.sigma).expand(len(s.x))[which].item() for s in picks]
+    noisy = [s.x[which] / (1 + level**2)**.5 for s, level in zip(picks, levels)]
     return show_grid(torch.stack(noisy + [s.denoised[which] for s in picks]).float(), cols=len(picks), row_labels=['x', 'D(x)'],
-                     col_labels=[f'σ={float(s.sigma):.2g}' for s in picks],
+                     col_labels=[f'σ={level:.2g}' for level in levels],
                      alt=alt or f"A film of {len(picks)} frames: above the noisy image at falling noise, below the guess of the clean one")
 
 # %% ../nbs/00_plots.ipynb #651cec40
