@@ -141,7 +141,7 @@ def edm_sample(
     n:int=16,               # how many pictures
     label:int=None,         # the class to draw, from 0 up; no label if not given
     cfg_scale:float=1.,     # alpha of guidance: 0 ignores the label, 1 obeys it, above 1 pushes
-    method:str='heun',      # euler, heun, dpmpp_2m or stochastic_heun
+    method:str='heun',      # euler, heun, dpmpp_2m, adams_bashforth or stochastic_heun
     steps:int=18,           # steps of the sampler
     S_churn:float=None,     # stochastic_heun: fresh noise over the whole walk; 0 if not given
     S_min:float=None,       # stochastic_heun: fresh noise only from this noise level; 0 if not given
@@ -164,7 +164,7 @@ def edm_sample_all(
     model:Param("folder of a run, or a model.safetensors file", str),
     per_class:int=9,        # pictures of each class
     cfg_scale:float=1.,     # alpha of guidance: 0 ignores the label, 1 obeys it, above 1 pushes
-    method:str='heun',      # euler, heun, dpmpp_2m or stochastic_heun
+    method:str='heun',      # euler, heun, dpmpp_2m, adams_bashforth or stochastic_heun
     steps:int=18,           # steps of the sampler
     S_churn:float=None,     # stochastic_heun: fresh noise over the whole walk; 0 if not given
     S_min:float=None,       # stochastic_heun: fresh noise only from this noise level; 0 if not given

@@ -57,7 +57,7 @@ def generate_walks(
     n,                 # how many pictures
     label=None,        # a class, n classes, or None
     cfg_scale=1.,      # alpha of guidance, a number or (n,)
-    method="heun",     # "euler", "heun", "dpmpp_2m" or "stochastic_heun"
+    method="heun",     # "euler", "heun", "dpmpp_2m", "adams_bashforth" or "stochastic_heun"
     steps=18,          # steps of the sampler: 35 calls with Heun, the paper's setting for 32x32 images
     seed=0,            # another seed, other pictures
     batch_size=16,     # pictures evaluated together
@@ -107,7 +107,7 @@ def generate(
     n,                 # how many pictures
     label=None,        # a class, n classes, or None
     cfg_scale=1.,      # alpha of guidance, a number or (n,)
-    method="heun",     # "euler", "heun", "dpmpp_2m" or "stochastic_heun"
+    method="heun",     # "euler", "heun", "dpmpp_2m", "adams_bashforth" or "stochastic_heun"
     steps=18,          # steps of the sampler
     seed=0,            # another seed, other pictures
     **sampler_args,    # further arguments of `generate_walks` or of the method
