@@ -37,13 +37,13 @@ class IdealDenoiser:
         if not (sigma > 0).all():
             raise InputError(f"sigma must be above 0, not {sigma.min()}: at 0 the image is already clean")
         v = sigma**2 + self.width**2
-        a, b = x.reshape(len(x), -1).double(), self.y.reshape(len(self.y), -1).to(x.device).double()
+        a, b = x[:, None].flatten(1).double(), self.y[:, None].flatten(1).to(x.device).double()
         logits = -(a.square().sum(1, keepdim=True) - 2 * a @ b.T + b.square().sum(1)) / (2 * v)
         if label is None: return logits, v
         if not self.n_classes: raise InputError("this data set has no labels: call its denoiser with label=None")
         if ((label < 0) | (label > self.n_classes)).any():
             raise InputError(f"label {label.tolist()} is out of range: there are classes 0..{self.n_classes - 1} (and {self.n_classes} or None for no label)")
-        label = label[:, None]
+        label = torch.as_tensor(label, device=x.device)[:, None]
         hidden = (self.label.to(x.device) != label) & (label != self.n_classes)       # the null class hides nothing
         if hidden.all(1).any(): raise InputError(f"no image has label {label[hidden.all(1)][0].item()}")
         return logits.masked_fill(hidden, -math.inf), v
@@ -55,8 +55,8 @@ class IdealDenoiser:
     ):               # the clean images expected behind them, as `x`
         "D(x; sigma) = E[y | x]. Raises InputError for sigma not above 0 and for a label that there is not."
         logits, v = self._log_weights(x, sigma, label)
-        mean = logits.softmax(1) @ self.y.reshape(len(self.y), -1).to(x.device).double()
-        denoised = mean + self.width**2 / v * (x.reshape(len(x), -1).double() - mean)
+        mean = logits.softmax(1) @ self.y[:, None].flatten(1).to(x.device).double()
+        denoised = mean + self.width**2 / v * (x[:, None].flatten(1).double() - mean)
         return denoised.reshape(x.shape).to(x.dtype)
 
     def log_p(self,
@@ -65,7 +65,7 @@ class IdealDenoiser:
     ):          # float64 (B,)
         "log p(x; sigma), the density of noisy images, of all classes together."
         logits, v = self._log_weights(x, sigma, None)
-        return logits.logsumexp(1) - math.log(len(self.y)) - x[0].numel() / 2 * (2 * math.pi * v[:, 0]).log()
+        return logits.logsumexp(1) - math.log(len(self.y)) - math.prod(x.shape[1:]) / 2 * (2 * math.pi * v[:, 0]).log()
 
 # %% ../nbs/02_ode.ipynb #d5c96579
 def score(
@@ -74,7 +74,8 @@ def score(
     sigma,     # their noise level, scalar or (B,)
 ):             # the gradient of log p(x; sigma) by x, as `x`
     "The score from a denoised image (eq. 3)."
-    return (denoised - x) / expand(sigma, x)**2
+    sigma = expand(sigma, x)
+    return (denoised - x) / sigma / sigma
 
 # %% ../nbs/02_ode.ipynb #72977073
 def slope(
@@ -90,12 +91,14 @@ def velocity(
     schedule,  # a clock and scale, such as `VP()`
     denoiser,  # (x, sigma) -> the clean image expected behind x
     x,         # noisy images at time t, scaled: s(t) (y + sigma(t) noise), (B,...)
-    t,         # the time, a float64 scalar tensor, where sigma(t) and s(t) are above 0
+    t,         # the time, scalar or (B,), where sigma(t) and s(t) are above 0
 ):             # dx/dt, as `x`
     "The probability-flow ODE on any clock and at any scale (eq. 4)."
+    t = torch.as_tensor(t, dtype=torch.float64)
     sigma, s = schedule.sigma(t), schedule.s(t)
-    unscaled = x / s
-    return schedule.s_dot(t) / s * x + s * schedule.sigma_dot(t) * slope(unscaled, denoiser(unscaled, sigma), sigma)
+    unscaled = x / expand(s, x)
+    along = slope(unscaled, denoiser(unscaled, sigma), sigma)
+    return expand(schedule.s_dot(t) / s, x) * x + expand(s * schedule.sigma_dot(t), x) * along
 
 # %% ../nbs/02_ode.ipynb #5ef13cee
 def _ramp(n):
@@ -103,7 +106,12 @@ def _ramp(n):
     if not (1 <= n < math.inf and int(n) == n): raise InputError(f"steps must be a whole number, at least 1, not {n}")
     return torch.linspace(0, 1, int(n), dtype=torch.float64)
 
-def _then_zero(times): return torch.cat([times, times.new_zeros(1)])
+def _then_zero(times):
+    "The times and a last one at 0. Raises InputError for times that do not fall."
+    times = torch.cat([times, times.new_zeros(1)])
+    if not (times.isfinite().all() and (times.diff() < 0).all()):
+        raise InputError(f"{len(times) - 1} steps from {times[0]:.6g} to {times[-2]:.6g} do not fall: too fine to tell apart, or numbers out of range")
+    return times
 
 # %% ../nbs/02_ode.ipynb #f6eb4a1d
 @dataclass(frozen=True)
@@ -166,9 +174,15 @@ class EDM(_Straight):
     sigma_min: float = 0.002  # the last level above 0
     sigma_max: float = 80.    # the first
     rho: float = 7.           # how much more finely small levels are spaced; 1 is even spacing
+    def __post_init__(self):
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
+            raise InputError(f"0 < sigma_min < sigma_max is needed, not sigma_min {self.sigma_min} and sigma_max {self.sigma_max}")
+        if not 0.1 <= self.rho <= 1000: raise InputError(f"rho must be from 0.1 to 1000, not {self.rho}")
     def times(self, n):
         first, last = self.sigma_max**(1 / self.rho), self.sigma_min**(1 / self.rho)
-        return _then_zero((first + _ramp(n) * (last - first))**self.rho)
+        times = (first + _ramp(n) * (last - first))**self.rho
+        times[-1], times[0] = self.sigma_min, self.sigma_max                          # exactly, rounding aside; a single step starts at sigma_max
+        return _then_zero(times)
 
 # %% ../nbs/02_ode.ipynb #9109a2fc
 @dataclass(frozen=True)
@@ -180,4 +194,4 @@ class Flow:
     def t(self, sigma): return sigma / (1 + sigma)
     def s(self, t): return 1 - t
     def s_dot(self, t): return -torch.ones_like(t)
-    def times(self, n): return _then_zero(self.sigma_max / (1 + self.sigma_max) * (1 - _ramp(n + 1)[:-1]))
+    def times(self, n): return _then_zero(self.t(self.sigma_max) * (1 - torch.arange(len(_ramp(n)), dtype=torch.float64) / n))

@@ -21,33 +21,35 @@ def karras_sigmas(
     rho=7.,           # how much more finely small levels are spaced; 1 is even spacing
 ):                    # float64 (n+1,), falling, the last one 0
     "The noise levels of a walk (eq. 5). Raises InputError for levels that do not fall."
-    if not 0 < sigma_min < sigma_max < math.inf:
-        raise InputError(f"0 < sigma_min < sigma_max is needed, not sigma_min {sigma_min} and sigma_max {sigma_max}")
-    if not 0.1 <= rho <= 1000: raise InputError(f"rho must be from 0.1 to 1000, not {rho}")
-    sigmas = EDM(sigma_min, sigma_max, rho).times(n)
-    if not (sigmas.diff() < 0).all(): raise InputError(f"{n} steps from {sigma_max} to {sigma_min} with rho {rho} are too fine to tell apart")
-    return sigmas
+    return EDM(sigma_min, sigma_max, rho).times(n)
 
 # %% ../nbs/03_samplers.ipynb #3c3b41bb
 def _pairs(sigmas, x):
     "(i, sigma, next sigma) for each step, float64 on the CPU: scalars, or (B,). Raises InputError for levels that do not fall."
-    if not torch.is_floating_point(x): raise InputError(f"x must be floating-point images, not {x.dtype}")
-    sigmas = torch.as_tensor(sigmas, dtype=torch.float64, device='cpu')
+    if not (torch.is_tensor(x) and x.is_floating_point() and x.ndim):
+        raise InputError(f"x must be a floating-point tensor (B,...) of images, not {getattr(x, 'dtype', type(x).__name__)}")
+    try: sigmas = torch.as_tensor(sigmas, dtype=torch.float64, device='cpu')
+    except (TypeError, ValueError, RuntimeError) as e: raise InputError(f"noise levels must be numbers, (n+1,) or (n+1,{len(x)})") from e
     if sigmas.ndim not in (1, 2) or sigmas.ndim == 2 and sigmas.shape[1] != len(x):
         raise InputError(f"noise levels must be (n+1,), or (n+1,{len(x)}) for these {len(x)} images, not {tuple(sigmas.shape)}")
-    if len(sigmas) < 2 or not (sigmas.isfinite().all() and (sigmas.diff(dim=0) < 0).all() and (sigmas[-1] >= 0).all()):
-        raise InputError(f"noise levels must be at least two, falling, and not below 0, not {sigmas.tolist()}")
+    if len(sigmas) < 2 or not (sigmas.isfinite().all() and (sigmas[-1] >= 0).all()):
+        raise InputError(f"noise levels must be at least two, finite and not below 0, and fall: not {len(sigmas)} from {sigmas.max():g} to {sigmas.min():g}")
+    rising = (sigmas.diff(dim=0) >= 0).nonzero()
+    if len(rising): raise InputError(f"noise levels must be falling, but after level {rising[0, 0]} comes one that is not lower")
     if (sigmas[-1] == 0).any() and (sigmas[-1] > 0).any(): raise InputError("all images must end at 0, or none of them")
+    if (sigmas[:-1].to(x.dtype) == 0).any(): raise InputError(f"a noise level above 0 is 0 in {x.dtype}: raise sigma_min")
     return zip(range(len(sigmas) - 1), sigmas, sigmas[1:])
 
 # %% ../nbs/03_samplers.ipynb #48d34c23
 def _ask(denoiser, x, sigma, i):
     "D(x; sigma) in the dtype of `x`. Raises InputError for an answer of another shape, or one that is not finite."
     denoised = denoiser(x, sigma)
-    where = f"at step {i}, sigma {sigma.tolist()}, the denoiser returned"
+    where = f"at step {i}, sigma {' to '.join(f'{s:g}' for s in sigma.aminmax()) if sigma.ndim else sigma.item()}, the denoiser returned"
+    if not torch.is_tensor(denoised): raise InputError(f"{where} {type(denoised).__name__}, not a tensor")
     if denoised.shape != x.shape: raise InputError(f"{where} shape {tuple(denoised.shape)} for images of shape {tuple(x.shape)}")
+    denoised = denoised.to(x.dtype, copy=True)                                        # a compiled denoiser may write its next answer here
     if not denoised.isfinite().all(): raise InputError(f"{where} NaN or infinite values")
-    return denoised.to(x.dtype)
+    return denoised
 
 # %% ../nbs/03_samplers.ipynb #b0d81293
 def euler(
@@ -58,7 +60,7 @@ def euler(
     "Euler's method for the probability-flow ODE: one call a step, error of first order. Raises InputError for levels that do not fall."
     for i, sigma, sigma_next in _pairs(sigmas, x):
         denoised = _ask(denoiser, x, sigma, i)
-        x_next = x + expand(sigma_next - sigma, x) * slope(x, denoised, sigma)
+        x_next = x + expand(sigma_next - sigma, x) * slope(x, denoised, sigma) if (sigma_next > 0).all() else denoised
         yield SimpleNamespace(i=i, sigma=sigma, x=x, x_hat=x, sigma_hat=sigma, denoised=denoised, x_next=x_next)
         x = x_next
 
@@ -66,8 +68,8 @@ def euler(
 def _heun_step(denoiser, x, sigma, sigma_next, i, alpha=1.):
     "One step of the second-order family, Algorithm 1 for alpha 1: D(x; sigma) and the x at sigma_next."
     denoised = _ask(denoiser, x, sigma, i)
+    if not (sigma_next > 0).all(): return denoised, denoised
     h, d = sigma_next - sigma, slope(x, denoised, sigma)
-    if not (sigma_next > 0).all(): return denoised, x + expand(h, x) * d
     between, x_between = torch.lerp(sigma, sigma_next, alpha), x + expand(alpha * h, x) * d
     d_between = slope(x_between, _ask(denoiser, x_between, between, i), between)
     return denoised, x + expand(h, x) * ((1 - 1 / (2 * alpha)) * d + d_between / (2 * alpha))
@@ -94,8 +96,9 @@ def heun(
 def _ab_weights(levels, sigma_next):
     "Weights of the slopes at `levels` (k,) or (k,B), newest first, for a step from levels[0] to sigma_next."
     tau = ((levels - levels[0]) / (sigma_next - levels[0])).movedim(0, -1)            # 0 for the newest, then below 0
-    m = torch.arange(len(levels), dtype=torch.float64)[:, None]
-    return torch.linalg.solve(tau.unsqueeze(-2)**m, (1 / (m + 1)).expand(*tau.shape, 1))[..., 0].movedim(-1, 0)
+    m = torch.arange(len(levels), dtype=torch.float64, device=levels.device)[:, None]
+    powers, integrals = tau.unsqueeze(-2)**m, (1 / (m + 1)).expand(*tau.shape, 1)     # an equation a row
+    return torch.linalg.solve(powers, integrals)[..., 0].movedim(-1, 0)
 
 # %% ../nbs/03_samplers.ipynb #fca0493e
 def _check_order(order=2):
@@ -107,15 +110,17 @@ def adams_bashforth(
     sigmas,    # falling noise levels (n+1,), or (n+1,B)
     order=2,   # slopes looked back on, 1 to 4; 1 is Euler's method
 ):             # yields i, sigma, x, x_hat, sigma_hat, denoised, x_next for each of the n steps
-    """The linear multistep method of Adams and Bashforth on uneven steps: one call a step, error of the given order.
+    """The linear multistep method of Adams and Bashforth on uneven steps: one call a step, error of the given order (its first
+    steps, with fewer slopes to look back on, are of lower order, which does not show where the path starts straight).
     The last step, to 0, is x = D. Raises InputError for levels that do not fall, or another order."""
     _check_order(order)
     past = []                                                                         # levels and slopes, newest first
     for i, sigma, sigma_next in _pairs(sigmas, x):
         denoised = _ask(denoiser, x, sigma, i)
-        past = [(sigma, slope(x, denoised, sigma)), *past[:order - 1]]
-        weights = _ab_weights(torch.stack([level for level, _ in past]), sigma_next) if (sigma_next > 0).all() else [1.]
-        x_next = x + expand(sigma_next - sigma, x) * sum(expand(w, x) * d for w, (_, d) in zip(weights, past))
+        past = [(sigma, slope(x, denoised, sigma)), *past[:int(order) - 1]]
+        weights = _ab_weights(torch.stack([level for level, _ in past]), sigma_next)
+        ahead = sum(expand(w, x) * d for w, (_, d) in zip(weights, past))
+        x_next = x + expand(sigma_next - sigma, x) * ahead if (sigma_next > 0).all() else denoised
         yield SimpleNamespace(i=i, sigma=sigma, x=x, x_hat=x, sigma_hat=sigma, denoised=denoised, x_next=x_next)
         x = x_next
 
@@ -156,7 +161,11 @@ def stochastic_heun(
     for i, sigma, sigma_next in _pairs(sigmas, x):
         gamma = min(S_churn / (len(sigmas) - 1), math.sqrt(2) - 1) * ((S_min <= sigma) & (sigma <= S_max)).double()
         sigma_hat = sigma * (1 + gamma)
-        x_hat = x + expand((sigma_hat**2 - sigma**2).sqrt() * S_noise, x) * randn_like(x) if (gamma > 0).any() else x
+        x_hat = x
+        if (gamma > 0).any():
+            noise = randn_like(x).to(x)
+            if noise.shape != x.shape: raise InputError(f"randn_like returned shape {tuple(noise.shape)} for images of shape {tuple(x.shape)}")
+            x_hat = x + expand((sigma_hat**2 - sigma**2).sqrt() * S_noise, x) * noise
         denoised, x_next = _heun_step(denoiser, x_hat, sigma_hat, sigma_next, i)
         yield SimpleNamespace(i=i, sigma=sigma, x=x, x_hat=x_hat, sigma_hat=sigma_hat, denoised=denoised, x_next=x_next)
         x = x_next
@@ -175,7 +184,10 @@ def check_method(
     if unknown:
         raise InputError(f"{method} takes no {', '.join(sorted(unknown))}: S_churn, S_min, S_max and S_noise are for stochastic_heun, "
                          "alpha is for heun, order for adams_bashforth")
-    if method in _CHECKS: _CHECKS[method](**{k: v for k, v in kw.items() if k != 'randn_like'})
+    if method in _CHECKS:
+        numbers = {k: v for k, v in kw.items() if k != 'randn_like'}
+        try: _CHECKS[method](**numbers)
+        except TypeError as e: raise InputError(f"{method} takes numbers, not {numbers}") from e
     return METHODS[method]
 
 def sample(
