@@ -37,11 +37,13 @@ class Denoiser(nn.Module):
         x,           # noisy images (B,C,H,W)
         sigma,       # their noise level, scalar or (B,)
         label=None,  # classes int64 (B,); None or n_classes for no class
+        augment=None,  # how the clean images were changed (B,9), in training; None for not at all
     ):               # the clean images expected behind them, in the dtype of `x`
         "D(x; sigma), computed in float32 whatever the dtype of `x`; the network may use less inside."
         images = x.float()
         c = coefficients(expand(sigma, images), self.sigma_data)
-        F = self.net(c.c_in * images, c.c_noise.reshape(-1), label)
+        told = {} if augment is None else {'augment': augment}
+        F = self.net(c.c_in * images, c.c_noise.reshape(-1), label, **told)
         return (c.c_skip * images + c.c_out * F.float()).to(x.dtype)
 
 # %% ../nbs/04_precond.ipynb #1b259fe8
@@ -54,6 +56,7 @@ def edm_loss(
     P_mean=-1.2,      # mean of ln sigma
     P_std=1.2,        # deviation of ln sigma
     generator=None,   # torch generator for what is drawn
+    augment=None,     # how `y` was changed (B,9), told to the network (lesson 01); None for not at all
     reduction='mean', # "mean" over the batch, or "none": one loss for each image
 ):                    # a scalar, or (B,); per value, so that it starts at 1
     "The mean of lambda(sigma) (D(y+n; sigma) - y)^2 (eq. 2, Table 1's lambda = 1/c_out^2). Raises ValueError for another reduction."
@@ -61,6 +64,7 @@ def edm_loss(
     if sigma is None: sigma = (P_mean + P_std * torch.randn(len(y), generator=generator, device=y.device)).exp()
     if noise is None: noise = torch.randn(y.shape, generator=generator, device=y.device)
     s = expand(sigma, y)
-    error = (denoiser(y + s * noise, sigma, label) - y) / coefficients(s, denoiser.sigma_data).c_out
+    told = {} if augment is None else {'augment': augment}
+    error = (denoiser(y + s * noise, sigma, label, **told) - y) / coefficients(s, denoiser.sigma_data).c_out
     each = error.square().flatten(1).mean(1)
     return each.mean() if reduction == 'mean' else each
