@@ -4,7 +4,7 @@
 __all__ = ['edm_train', 'edm_sample', 'edm_sample_all']
 
 # %% ../nbs/09_cli.ipynb #17e52502
-import sys
+import math, sys, warnings
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -15,7 +15,11 @@ from fastcore.script import Param, call_parse, is_cli
 def _one_line_errors():
     "On the command line, turn errors that the user can mend into one line and exit code 2, and Ctrl-C into exit code 130."
     name = Path(sys.argv[0]).name
-    try: yield
+    def tell(message, *_, **__): print(f"{name}: {message}", file=sys.stderr)
+    try:
+        with warnings.catch_warnings():
+            if is_cli(): warnings.showwarning = tell                         # a warning is one line too
+            yield
     except KeyboardInterrupt:
         if not is_cli(): raise
         print(f"{name}: stopped", file=sys.stderr)
@@ -72,8 +76,10 @@ def _images_seen(config):
 
 @call_parse
 def edm_train(
-    preset:Param("what to train: digits", str, opt=False, nargs='?')='digits',
-    data:str=None,        # data set, if not the preset's
+    preset:Param("what to train: digits, fashion_mnist, fashion_mnist_cpu, cifar10, cifar10_large, celeba, celeba64 or folder", str, opt=False, nargs='?')=None,
+    data:str=None,        # data set or folder of pictures, if not the preset's; alone, a folder takes the preset `folder`
+    size:int=None,        # pixels a side, where the data can be had in several: 128 or 64 for celeba, any for a folder
+    root:str=None,        # where data sets and their caches lie; $EDM_DATA, or else a folder in your home
     run:str=None,         # folder of the run; runs/PRESET if not given; an existing run goes on
     images:int=None,      # images to see in all, if not the preset's
     minutes:float=None,   # stop after this many minutes, if that comes first
@@ -90,13 +96,19 @@ def edm_train(
         from dataclasses import replace
         from edm_nbdev.data import InputError, load_data
         from edm_nbdev.training import PRESETS, pick_device, show_progress, track, train, write_log
-        if preset not in PRESETS: raise InputError(f"unknown preset '{preset}': there is {', '.join(PRESETS)}")
-        given = dict(data=data, images=images, minutes=minutes, batch_size=batch_size, lr=lr, seed=seed, device=device)
-        config = replace(PRESETS[preset], run=run or f'runs/{preset}', conditional=not unconditional,
+        if data and Path(data).expanduser().is_dir() and data not in PRESETS: data = str(Path(data).expanduser().resolve())
+        preset = preset or (data if data in PRESETS else 'folder' if data else 'digits')
+        if preset not in PRESETS: raise InputError(f"unknown preset '{preset}': there are {', '.join(PRESETS)}")
+        if preset == 'folder' and not data: raise InputError("the preset folder needs pictures: say where they are, as in --data my/pictures")
+        given = dict(data=data, size=size, images=images, minutes=minutes, batch_size=batch_size, lr=lr, seed=seed, root=root, device=device)
+        config = replace(PRESETS[preset], run=run or f"runs/{Path(data).name if preset == 'folder' else preset}", conditional=not unconditional,
                          **{k: v for k, v in given.items() if v is not None})
+        if size and config.size != PRESETS[preset].size:                         # attention stays at the same depth
+            usual = PRESETS[preset].size or 32
+            config = replace(config, attention_resolutions=tuple(r * size // usual for r in config.attention_resolutions))
         steps, last = track(show_progress(write_log(train(config), config), config), config, wandb), None
         if fresh and any((Path(config.run)/f).is_file() for f in ('config.json', 'state.pt')):
-            load_data(config.data); pick_device(config.device)                   # what would fail should fail before the old run is moved
+            load_data(config.data, config.root, size=config.size); pick_device(config.device)                   # what would fail should fail before the old run is moved
             _set_aside(config.run)
         try:
             with closing(steps):
@@ -114,14 +126,15 @@ def edm_train(
         _show_run(config.run, device)
 
 def _show_run(run, device):
-    "Draw ten pictures of each class, or a hundred without class, into samples.png of the run."
+    "Draw ten pictures of each class, or a hundred without class (fewer if they are large), into samples.png of the run."
     from edm_nbdev.guidance import generate_walks
     from edm_nbdev.plots import show_grid
     from edm_nbdev.training import load_model
     model = load_model(run, device)
-    n, label, classes = _rows(model, 10) if model.n_classes else (100, None, ())
+    fit = 100 * 32**2 // math.prod(model.data.shape[1:])                      # a hundred pictures of 32x32, fewer of larger ones
+    n, label, classes = _rows(model, min(10, max(1, fit // model.n_classes))) if model.n_classes else (min(100, max(4, fit)), None, ())
     cfg_scale = 1.5 if model.n_classes else 1.
-    pic = show_grid(_follow(generate_walks(model, n, label, cfg_scale), n), cols=10, row_labels=classes)
+    pic = show_grid(_follow(generate_walks(model, n, label, cfg_scale), n), cols=n // len(classes) if classes else 10, row_labels=classes)
     _save_picture(pic, Path(run)/'samples.png', model=run, cfg_scale=cfg_scale, seed=0)
 
 # %% ../nbs/09_cli.ipynb #742eed6c

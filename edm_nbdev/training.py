@@ -2,14 +2,13 @@
 
 # %% auto #0
 __all__ = ['BUDGET', 'PRESETS', 'TrainConfig', 'make_denoiser', 'pick_device', 'draw_step', 'ema_decay', 'average_into',
-           'train_step', 'written_beside', 'load_model', 'open_run', 'hold_interrupt', 'train', 'write_log',
-           'show_progress', 'track']
+           'train_step', 'load_model', 'open_run', 'hold_interrupt', 'train', 'write_log', 'show_progress', 'track']
 
 # %% ../nbs/06_training.ipynb #bcc74aec
 import json, math, os, signal, threading, time
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 
-from .data import InputError, batch_indices, keyed_rng, load_data
+from .data import N_AUGMENT, InputError, batch_indices, change, draw_changes, keyed_rng, load_data, written_beside
 from .precond import Denoiser, edm_loss
 from .unet import UNet
 
@@ -29,11 +28,13 @@ from .unet import UNet
 class TrainConfig:
     "What a run is, and how far it goes (the fields in `BUDGET`). The defaults are `digits`. Raises InputError for numbers out of range."
     preset: str = 'digits'         # the preset it started from
-    data: str = 'digits'           # what `load_data` loads
+    data: str = 'digits'           # what `load_data` loads: a name, or a folder of pictures
+    size: int = None               # pixels a side; None for what the data set has
     conditional: bool = True       # learn the classes, where the data has any
     width: int = 32                # channels at full resolution: 8x8 digits need few, and few are fast
     mults: tuple = (1, 2)          # 8x8 and 4x4: a third level would be 2x2
     blocks: int = 1                # one a level: the run is short, and depth costs speed
+    patch: int = 1                 # space-to-depth: 8x8 pixels are few enough as they are
     attention_resolutions: tuple = (4,)  # at the lowest resolution, where it is all but free
     head_channels: int = 16        # four heads at 64 channels
     dropout: float = 0.            # 40,000 images are each digit 27 times: too few to overfit
@@ -41,8 +42,9 @@ class TrainConfig:
     lr: float = 2e-3               # twice the paper's: the network is small and the run short
     beta2: float = 0.99            # of Adam: its usual 0.999 remembers 1,000 steps, longer than this run of 625
     warmup_images: int = 2_000     # the rate rises from 0 over these images, as Adam's averages settle: 31 steps
+    augment: float = 0.            # probability of each kind of change (lesson 01), told to the network: a turned 6 is a 9
     label_drop: float = 0.1        # share of labels hidden in training, so that it learns "no label" too
-    P_mean: float = -0.7           # the paper's -1.2, moved by ln(sigma_data/0.5): 0.85 for digits
+    P_mean: float = -0.7           # the paper's -1.2, moved by ln(sigma_data/0.5), see lesson 04; None for that rule on any data
     P_std: float = 1.2             # the paper's
     ema_halflife: int = 500_000    # the paper's: images after which a weight counts half in the average
     ema_ramp: float = 0.05         # the paper's: but never more than this share of the images seen
@@ -50,6 +52,7 @@ class TrainConfig:
     images: int = 40_000           # images to see in all: about half a minute on two cores
     minutes: float = None          # stop after so many minutes of this call, whichever comes first
     run: str = None                # folder to keep the run in; None keeps nothing
+    root: str = None               # where data sets and their caches lie; None for $EDM_DATA, or else a folder in the home
     device: str = None             # "cpu", "cuda", ...; None takes a GPU if there is one
     checkpoint_seconds: float = 20.  # what a kill may cost
 
@@ -57,15 +60,49 @@ class TrainConfig:
         for name in ('width', 'blocks', 'batch_size', 'lr', 'P_std', 'ema_halflife', 'ema_ramp', 'images'):
             if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} must be above 0 and finite, not {getattr(self, name)}")
+        halvings = len(self.mults) - 1
+        if self.size is not None and (self.size < 1 or self.size % (self.patch * 2**halvings)):
+            times = {1: 'once', 2: 'twice'}.get(halvings, f'{halvings} times')
+            raise InputError(f"size {self.size} with patch {self.patch} cannot be halved {times}: it must be a multiple of {self.patch * 2**halvings}")
         if self.seed < 0: raise InputError(f"seed must be a whole number from 0 up, not {self.seed}")
         if self.minutes is not None and not self.minutes > 0:
             raise InputError(f"minutes must be above 0, not {self.minutes}")
-        for name in ('label_drop', 'dropout', 'beta2'):
+        for name in ('label_drop', 'dropout', 'beta2', 'augment'):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} must be from 0 up and below 1, not {getattr(self, name)}")
 
-BUDGET = ('images', 'minutes', 'run', 'device', 'checkpoint_seconds')  # no part of a run's identity
-PRESETS = {'digits': TrainConfig()}
+BUDGET = ('images', 'minutes', 'run', 'root', 'device', 'checkpoint_seconds')  # no part of a run's identity
+
+_CIFAR10 = TrainConfig(
+    'cifar10', 'cifar10',
+    width=48, mults=(1, 2, 3), blocks=2,   # 4.5 M parameters: fewer than the 5.03 M of the project we want to beat
+    attention_resolutions=(16, 8),         # where the paper's networks for 32x32 attend, and below
+    head_channels=48,                      # two heads at 16x16, three at 8x8
+    dropout=0.13, augment=0.12,            # the paper's for CIFAR-10
+    batch_size=256, lr=1e-3,               # half the paper's batch at its rate, for one GPU
+    beta2=0.999,                           # Adam's usual, for a long run
+    warmup_images=1_000_000,               # a tenth of the paper's, as the run is
+    P_mean=None,                           # the paper's -1.2, since sigma_data is its 0.5
+    images=20_000_000)                     # a tenth of the paper's
+PRESETS = {
+    'digits': TrainConfig(),
+    'fashion_mnist': replace(_CIFAR10, preset='fashion_mnist', data='fashion_mnist',
+                             augment=0.,             # shoes all point to the left, and 60,000 pictures are plenty for this network
+                             images=6_000_000),      # 100 epochs, as the project we want to beat
+    'fashion_mnist_cpu': replace(_CIFAR10, preset='fashion_mnist_cpu', data='fashion_mnist', blocks=1, augment=0., dropout=0.,
+                                 patch=2,            # inside all is 16x16: a quarter of the work (lesson 05)
+                                 attention_resolutions=(8, 4), head_channels=24,
+                                 batch_size=64, lr=2e-3, beta2=0.99, warmup_images=5_000,  # as for digits: many steps in few images
+                                 images=150_000),    # about ten minutes on two cores
+    'cifar10': _CIFAR10,
+    'cifar10_large': replace(_CIFAR10, preset='cifar10_large', width=136, mults=(1, 2, 2), blocks=3, head_channels=68,  # 33.7 M
+                             images=100_000_000),    # half the paper's
+    'celeba': replace(_CIFAR10, preset='celeba', data='celeba', size=128, width=80, mults=(1, 2, 2, 4, 4),  # 31.4 M; 128 down to 8
+                      attention_resolutions=(32, 16), head_channels=80, batch_size=64, augment=0.),     # 200,000 faces, all upright
+    'celeba64': replace(_CIFAR10, preset='celeba64', data='celeba', size=64, width=80, mults=(1, 2, 3, 4),  # 23.6 M; 64 down to 8
+                        attention_resolutions=(32, 16), head_channels=80, batch_size=128, augment=0.),
+    'folder': replace(_CIFAR10, preset='folder', data=None, size=32),     # like cifar10, until you know better
+}
 
 # %% ../nbs/06_training.ipynb #e07031d4
 def make_denoiser(
@@ -76,7 +113,7 @@ def make_denoiser(
     n_classes = len(data.classes) if config.conditional else 0
     with _seeded('init', config.seed):
         net = UNet(data.shape[1], data.shape[0], n_classes, config.width, config.mults, config.blocks,
-                   config.attention_resolutions, config.head_channels, config.dropout)
+                   config.attention_resolutions, config.head_channels, config.dropout, N_AUGMENT if config.augment else 0, config.patch)
     return Denoiser(net, data.sigma_data, config, data)
 
 @contextmanager
@@ -106,15 +143,18 @@ def draw_step(
     data,    # `Images`
     config,  # a `TrainConfig`
     step,    # from 0
-):           # y (B,C,H,W), label (B,) or None, sigma (B,), noise (B,C,H,W)
+):           # y (B,C,H,W), label (B,) or None, sigma (B,), noise (B,C,H,W), changes (B,9) or None
     "What step number `step` trains on: a function of (seed, step)."
     y, label = data.batch(batch_indices(len(data), config.batch_size, config.seed, step))
     rng = keyed_rng('step', config.seed, step)
-    sigma = torch.from_numpy(rng.standard_normal(len(y), dtype='float32')) * config.P_std + config.P_mean
+    P_mean = math.log(data.sigma_data / 0.5) - 1.2 if config.P_mean is None else config.P_mean
+    sigma = torch.from_numpy(rng.standard_normal(len(y), dtype='float32')) * config.P_std + P_mean
     noise = torch.from_numpy(rng.standard_normal(y.shape, dtype='float32'))
     hidden = torch.from_numpy(rng.random(len(y)) < config.label_drop)
     label = None if label is None or not config.conditional else label.masked_fill(hidden, len(data.classes))
-    return y, label, sigma.exp(), noise
+    if not config.augment: return y, label, sigma.exp(), noise, None
+    changes = draw_changes(keyed_rng('augment', config.seed, step), len(y), config.augment)
+    return change(y, changes), label, sigma.exp(), noise, changes
 
 # %% ../nbs/06_training.ipynb #b9bdb8fb
 def ema_decay(
@@ -144,28 +184,15 @@ def train_step(
 ):              # the loss, a scalar tensor, and the learning rate
     "Draw, loss, Adam, average."
     device = next(denoiser.parameters()).device
-    y, label, sigma, noise = (t if t is None else t.to(device) for t in draw_step(data, config, step))
+    y, label, sigma, noise, changes = (t if t is None else t.to(device) for t in draw_step(data, config, step))
     images = (step + 1) * config.batch_size
     lr = optimizer.param_groups[0]['lr'] = config.lr * min(1, images / max(1, config.warmup_images))
-    with _seeded('dropout', config.seed, step, device=device): loss = edm_loss(denoiser, y, label, sigma, noise)
+    with _seeded('dropout', config.seed, step, device=device): loss = edm_loss(denoiser, y, label, sigma, noise, augment=changes)
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
     average_into(ema, denoiser, ema_decay(config, images))
     return loss.detach(), lr
-
-# %% ../nbs/06_training.ipynb #298b124b
-@contextmanager
-def written_beside(
-    path,  # the file to write or to replace
-):         # yields a temporary path to write to
-    "Write a file that is either whole or not there: it takes its name only when the block ends well."
-    part = Path(f'{path}.part')
-    try:
-        yield part
-        with open(part, 'rb+') as f: os.fsync(f.fileno())
-        os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
 
 # %% ../nbs/06_training.ipynb #0465b671
 def _plain(config): return json.loads(json.dumps(asdict(config), default=str))        # lists for tuples, as it comes back from a file
@@ -284,7 +311,10 @@ def train(
     """Train, from where config.run stands. To leave early, break out of `for step in train(config)`, or close the generator.
     Raises InputError before any work if the data, the device or the run cannot be used, and instead of saving loss or weights
     that are no longer finite; OSError if the disk is full."""
-    data, device = load_data(config.data), pick_device(config.device)
+    if config.run and (Path(config.run)/'config.json').is_file():         # another run is refused before its data are read
+        try: _same_run(json.loads((Path(config.run)/'config.json').read_text())['config'], config, config.run)
+        except (OSError, KeyError, json.JSONDecodeError): pass           # open_run will say what is wrong
+    data, device = load_data(config.data, config.root, size=config.size), pick_device(config.device)
     about = SimpleNamespace(name=data.name, classes=data.classes, shape=data.shape, sigma_data=data.sigma_data)
     denoiser = make_denoiser(config, about).to(device).train()
     ema = deepcopy(denoiser).eval().requires_grad_(False)

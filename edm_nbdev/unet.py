@@ -93,21 +93,28 @@ class UNet(nn.Module):
         attention_resolutions=(),  # resolutions (pixels a side) whose blocks attend
         head_channels=16,          # channels of one attention head
         dropout=0.,                # share of values dropped in training
+        n_augment=0,               # numbers that tell how an image was changed before, such as `N_AUGMENT`; 0 for none
+        patch=1,                   # 2: squares of 2x2 pixels become channels, so that inside all is half as wide (space-to-depth)
     ):
         super().__init__()
-        if size % 2**(len(mults) - 1):
-            raise InputError(f"size {size} cannot be halved {len(mults) - 1} times: it must be a multiple of {2**(len(mults) - 1)}")
-        self.shape, self.n_classes = (channels, size, size), n_classes
+        if size % (patch * 2**(len(mults) - 1)):
+            raise InputError(f"size {size} with patch {patch} cannot be halved {len(mults) - 1} times: it must be a multiple of {patch * 2**(len(mults) - 1)}")
+        if channels not in (1, 3): raise InputError(f"images have 1 channel (grey) or 3 (colour), not {channels}")
+        self.shape, self.n_classes, self.patch = (channels, size, size), n_classes, patch
+        resolutions = [size // patch // 2**level for level in range(len(mults))]
+        if set(attention_resolutions) - set(resolutions):
+            raise InputError(f"attention_resolutions {tuple(attention_resolutions)} are not among those of this network, {tuple(resolutions)}")
         c_emb = 4 * width
         self.embed_noise = nn.Sequential(nn.Linear(32, c_emb), nn.SiLU(), nn.Linear(c_emb, c_emb))  # 2x16 noise features
         self.embed_label = nn.Embedding(n_classes + 1, c_emb) if n_classes else None
+        self.embed_augment = nn.Linear(n_augment, c_emb, bias=False) if n_augment else None  # no bias: zeros say nothing
         def block(c_in, level):
-            c_out, resolution = width * mults[level], size // 2**level
+            c_out, resolution = width * mults[level], resolutions[level]
             attends = resolution in attention_resolutions
             if attends and c_out % head_channels:
                 raise InputError(f"{c_out} channels at resolution {resolution} cannot be shared by heads of {head_channels}")
             return Block(c_in, c_out, c_emb, c_out // head_channels if attends else 0, dropout)
-        self.stem = nn.Conv2d(channels, width, 3, padding=1)
+        self.stem = nn.Conv2d(channels * patch**2, width, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         c, skips = width, []                             # channels now, and on the stack
         for level, mult in enumerate(mults):
@@ -119,11 +126,14 @@ class UNet(nn.Module):
             stage = nn.ModuleList()
             for _ in range(blocks): stage.append(block(c + skips.pop(), level)); c = width * mult
             self.up.append(stage)
-        self.out = nn.Sequential(_norm(c), nn.SiLU(), _zero(nn.Conv2d(c, channels, 3, padding=1)))
+        self.out = nn.Sequential(_norm(c), nn.SiLU(), _zero(nn.Conv2d(c, channels * patch**2, 3, padding=1)))
 
-    def embed(self, c_noise, label, n):
-        "What noise level and label have to say to every block, (n,c_emb)."
+    def embed(self, c_noise, label, augment, n):
+        "What noise level, label and augmentation have to say to every block, (n,c_emb)."
         emb = self.embed_noise(noise_features(c_noise)).expand(n, -1)
+        if augment is not None:
+            if self.embed_augment is None: raise InputError("this network was made without augmentation (n_augment=0): call it with augment=None")
+            emb = emb + self.embed_augment(augment)
         if self.embed_label is None:
             if label is not None:
                 raise InputError("this network was made without labels (n_classes=0): call it with label=None")
@@ -135,12 +145,13 @@ class UNet(nn.Module):
         x,           # scaled noisy images (B,C,H,W)
         c_noise,     # ln(sigma)/4, (B,) or (1,)
         label=None,  # classes int64 (B,); None or n_classes for none
+        augment=None,  # how the images were changed (B,n_augment); None for not at all
     ):               # like `x`
         "Raises InputError for images of another shape, or a label where there are none."
         if x.shape[1:] != self.shape:
             raise InputError(f"images of shape {tuple(x.shape[1:])} do not fit this network, which is made for {self.shape}")
-        emb, skips = self.embed(c_noise, label, len(x)), []
-        x = self.stem(x)
+        emb, skips = self.embed(c_noise, label, augment, len(x)), []
+        x = self.stem(F.pixel_unshuffle(x, self.patch))
         for i, level in enumerate(self.down):
             if i: x = F.avg_pool2d(x, 2)
             for block in level: x = block(x, emb); skips.append(x)
@@ -148,4 +159,4 @@ class UNet(nn.Module):
         for i, level in enumerate(self.up):
             if i: x = F.interpolate(x, scale_factor=2)
             for block in level: x = block(torch.cat([x, skips.pop()], 1), emb)
-        return self.out(x)
+        return F.pixel_shuffle(self.out(x), self.patch)
