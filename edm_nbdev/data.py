@@ -138,11 +138,16 @@ def _cached(name, key, fingerprint, root, read):
 PICTURES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm', '.pgm')  # what counts as a picture, by its name
 
 def _walk(folder):
-    "All pictures below, as sorted paths relative to `folder`; hidden files and folders are passed over."
-    found = []
-    for at, below, files in os.walk(folder, followlinks=True):
-        below[:] = sorted(b for b in below if not b.startswith('.'))
-        found += [Path(at, f).relative_to(folder) for f in files if f.lower().endswith(PICTURES) and not f.startswith('.')]
+    "All pictures below, as sorted (path relative to `folder`, size, time of change); hidden files and folders are passed over."
+    found, waiting = [], ['']
+    while waiting:
+        below = waiting.pop()
+        with os.scandir(os.path.join(folder, below)) as entries:
+            for entry in entries:
+                path = os.path.join(below, entry.name)
+                if entry.name.startswith('.'): continue
+                if entry.is_dir(): waiting.append(path)
+                elif entry.name.lower().endswith(PICTURES): found.append((path, (stat := entry.stat()).st_size, stat.st_mtime_ns))
     return sorted(found)
 
 def _split_folder(folder, split):
@@ -155,7 +160,7 @@ def _split_folder(folder, split):
         if name in folders: return folder/name
     raise InputError(f"'{folder}' has no folder test (nor val) beside train")
 
-def _read_pictures(folder, files, size, channels, label_of, name):
+def _read_pictures(folder, files, size, channels, label_of):
     "Yields (pixels, label) for each file that can be read; warns of the others. Raises InputError if there is none."
     from PIL import Image
     broken = []
@@ -183,21 +188,22 @@ def _all_grey(folder, files):
 # %% ../nbs/01_data.ipynb #82289645
 def _load_folder(folder, root, split, size):
     "A split of a folder of pictures."
+    name = Path(folder).expanduser().resolve().name
     folder = _split_folder(Path(folder).expanduser().resolve(), split)
-    files = _walk(folder)
+    listing = _walk(folder)
+    files = [f for f, _, _ in listing]
     if not files: raise InputError(f"there is no picture in '{folder}' ({', '.join(PICTURES)})")
-    classes = sorted({f.parts[0] for f in files if len(f.parts) > 1})
-    loose = [str(f) for f in files if len(f.parts) == 1]
+    classes = sorted({f.split(os.sep)[0] for f in files if os.sep in f})
+    loose = [f for f in files if os.sep not in f]
     if classes and loose:
         raise InputError(f"'{folder}' has pictures in class folders ({', '.join(classes[:3])}) and {len(loose)} beside them ({', '.join(loose[:3])}): move those")
-    listing = [(str(f), (stat := (folder/f).stat()).st_size, stat.st_mtime_ns) for f in files]
     fingerprint = hashlib.sha256(repr((size, listing)).encode()).hexdigest()
-    key = f'{folder.name}-{size}-' + hashlib.sha256(str(folder).encode()).hexdigest()[:8]
+    key = f'{name}-{size}-' + hashlib.sha256(str(folder).encode()).hexdigest()[:8]
     def read():
         channels = 1 if _all_grey(folder, files) else 3
-        label_of = (lambda f: classes.index(f.parts[0])) if classes else (lambda f: None)
-        return (channels, size, size), classes, len(files), _read_pictures(folder, files, size, channels, label_of, folder.name)
-    return _cached(folder.name, key, fingerprint, root, read)
+        label_of = (lambda f: classes.index(f.split(os.sep)[0])) if classes else (lambda f: None)
+        return (channels, size, size), classes, len(files), _read_pictures(folder, files, size, channels, label_of)
+    return _cached(name, key, fingerprint, root, read)
 
 # %% ../nbs/01_data.ipynb #5f07b462
 _NEEDED = dict(
