@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['PICTURES', 'N_AUGMENT', 'InputError', 'from_pixels', 'Images', 'root_mean_square', 'square_pixels', 'written_beside',
-           'data_root', 'load_data', 'keyed_rng', 'batch_indices', 'draw_changes', 'change']
+           'data_root', 'load_data', 'keyed_rng', 'batch_indices', 'draw_changes', 'apply_changes']
 
 # %% ../nbs/01_data.ipynb #ddf9f330
 import hashlib, json, math, mmap, os, warnings
@@ -300,7 +300,7 @@ def draw_changes(
              [stretch * np.cos(direction), stretch * np.sin(direction)], rng.normal(0, 0.125, (2, n))]
     return torch.from_numpy(np.stack([v * on for kind in kinds for on in [rng.random(n) < p] for v in kind], 1).astype(np.float32))
 
-def change(
+def apply_changes(
     y,        # images (B,C,H,W), H = W
     changes,  # float32 (B,9), from `draw_changes`
 ):            # the changed images, as `y`; what comes in from outside is mirrored

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 
-from .data import N_AUGMENT, InputError, batch_indices, change, draw_changes, keyed_rng, load_data, written_beside
+from .data import N_AUGMENT, InputError, apply_changes, batch_indices, draw_changes, keyed_rng, load_data, written_beside
 from .precond import Denoiser, edm_loss
 from .unet import UNet
 
@@ -154,7 +154,7 @@ def draw_step(
     label = None if label is None or not config.conditional else label.masked_fill(hidden, len(data.classes))
     if not config.augment: return y, label, sigma.exp(), noise, None
     changes = draw_changes(keyed_rng('augment', config.seed, step), len(y), config.augment)
-    return change(y, changes), label, sigma.exp(), noise, changes
+    return apply_changes(y, changes), label, sigma.exp(), noise, changes
 
 # %% ../nbs/06_training.ipynb #b9bdb8fb
 def ema_decay(
