@@ -96,8 +96,9 @@ def edm_train(
         from dataclasses import replace
         from edm_nbdev.data import InputError, load_data
         from edm_nbdev.training import PRESETS, pick_device, show_progress, track, train, write_log
-        if data and Path(data).expanduser().is_dir() and data not in PRESETS: data = str(Path(data).expanduser().resolve())
-        preset = preset or (data if data in PRESETS else 'folder' if data else 'digits')
+        known = data in ('digits', 'fashion_mnist', 'cifar10', 'celeba')        # the others are folders
+        if data and not known and Path(data).expanduser().is_dir(): data = str(Path(data).expanduser().resolve())
+        preset = preset or (data if known else 'folder' if data else 'digits')
         if preset not in PRESETS: raise InputError(f"unknown preset '{preset}': there are {', '.join(PRESETS)}")
         if preset == 'folder' and not data: raise InputError("the preset folder needs pictures: say where they are, as in --data my/pictures")
         given = dict(data=data, size=size, images=images, minutes=minutes, batch_size=batch_size, lr=lr, seed=seed, root=root, device=device)

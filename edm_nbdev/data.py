@@ -102,9 +102,9 @@ def data_root(
     "Where data sets and their caches lie."
     return Path(root or os.environ.get('EDM_DATA') or Path.home()/'.cache'/'edm_nbdev').expanduser()
 
-def _open_cache(about, name):
-    "`Images` on the disk, from what the small file says."
-    with open(about['file'], 'rb') as f: mapped = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY)
+def _open_cache(about, name, file):
+    "`Images` in `file`, from what the small file beside it says."
+    with open(file, 'rb') as f: mapped = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY)
     images = torch.frombuffer(mapped, dtype=torch.uint8).reshape(about['shape'])
     labels = None if about['labels'] is None else torch.tensor(about['labels'])
     return Images(name, images, labels, about['classes'], about['sigma_data'], mapped)
@@ -112,12 +112,19 @@ def _open_cache(about, name):
 def _cached(name, key, fingerprint, root, read):
     "The `Images` made by `read()` -> (shape of one, classes, count, an iterable of (uint8 array, label)), read once and then kept under `root`."
     place = data_root(root)/'cache'/f'{key}.json'
-    try: about = json.loads(place.read_text())
-    except (OSError, ValueError): about = {}
-    if about.get('fingerprint') == fingerprint and Path(about['file']).is_file(): return _open_cache(about, name)
+    def known():
+        "What the small file says, and the big one; (None, None) if either is missing, damaged or of other pictures."
+        try:
+            about = json.loads(place.read_text())
+            file = place.with_name(about['file'])
+            whole = about['fingerprint'] == fingerprint and file.stat().st_size == math.prod(about['shape'])
+        except (OSError, ValueError, KeyError, TypeError): whole = False
+        return (about, file) if whole else (None, None)
+    about, file = known()
+    if about: return _open_cache(about, name, file)
     from tqdm import tqdm
     shape, classes, count, pictures = read()
-    old, pixels, labels, counts = about.get('file'), place.with_name(f'{key}-{fingerprint[:12]}.u8'), [], np.zeros(256)
+    pixels, labels, counts = place.with_name(f'{key}-{fingerprint[:12]}-{os.getpid()}.u8'), [], np.zeros(256)   # another process writes its own
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with written_beside(pixels) as part, open(part, 'wb') as f:
@@ -126,33 +133,38 @@ def _cached(name, key, fingerprint, root, read):
                 labels.append(label); counts += np.bincount(picture.reshape(-1), minlength=256)
             f.flush()
         rms = float(np.sqrt((counts * (np.arange(256) / 127.5 - 1)**2).sum() / counts.sum()))
-        about = dict(fingerprint=fingerprint, file=str(pixels), shape=[len(labels), *shape], classes=classes, sigma_data=rms,
+        about = dict(fingerprint=fingerprint, file=pixels.name, shape=[len(labels), *shape], classes=classes, sigma_data=rms,
                      labels=labels if classes else None)
         with written_beside(place) as part: part.write_text(json.dumps(about))
+        for old in place.parent.glob(f'{key}-????????????-*.u8'):                     # of other pictures, or of another process
+            if old != pixels: old.unlink(missing_ok=True)
     except OSError as e:
         raise InputError(f"cannot keep the cache of {name} in '{place.parent}' ({e.strerror or e}): choose another folder with --root or $EDM_DATA") from e
-    if old and old != about['file']: Path(old).unlink(missing_ok=True)
-    return _open_cache(about, name)
+    return _open_cache(about, name, pixels)
 
 # %% ../nbs/01_data.ipynb #faed12ff
 PICTURES = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm', '.pgm')  # what counts as a picture, by its name
 
 def _walk(folder):
     "All pictures below, as sorted (path relative to `folder`, size, time of change); hidden files and folders are passed over."
-    found, waiting = [], ['']
+    found, waiting, seen = [], [''], set()
     while waiting:
         below = waiting.pop()
-        with os.scandir(os.path.join(folder, below)) as entries:
+        if (real := os.path.realpath(os.path.join(folder, below))) in seen: continue  # a link that leads in a circle
+        seen.add(real)
+        with os.scandir(real) as entries:
             for entry in entries:
                 path = os.path.join(below, entry.name)
-                if entry.name.startswith('.'): continue
-                if entry.is_dir(): waiting.append(path)
-                elif entry.name.lower().endswith(PICTURES): found.append((path, (stat := entry.stat()).st_size, stat.st_mtime_ns))
+                if entry.name.startswith(('.', '__MACOSX')): continue
+                try:
+                    if entry.is_dir(): waiting.append(path)
+                    elif entry.name.lower().endswith(PICTURES): found.append((path, (stat := entry.stat()).st_size, stat.st_mtime_ns))
+                except OSError: found.append((path, 0, 0))                            # a link to nowhere: counted as a file that cannot be read
     return sorted(found)
 
 def _split_folder(folder, split):
     "The folder of a split. Raises InputError if there is none."
-    folders = {f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith('.')}
+    folders = {f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith(('.', '__MACOSX'))}
     if 'train' not in folders or folders - {'train', 'test', 'val', 'valid', 'validation'}:
         if split == 'train': return folder
         raise InputError(f"'{folder}' has no split '{split}': lay its pictures out in folders train and test")
@@ -166,7 +178,9 @@ def _read_pictures(folder, files, size, channels, label_of):
     broken = []
     for file in files:
         try:
-            with Image.open(folder/file) as image: pixels = square_pixels(image, size, channels)
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore')                                       # Pillow's; ours comes at the end
+                with Image.open(folder/file) as image: pixels = square_pixels(image, size, channels)
         except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as e:
             broken.append(f"{file} ({type(e).__name__})")
             continue
@@ -187,7 +201,8 @@ def _all_grey(folder, files):
 
 # %% ../nbs/01_data.ipynb #82289645
 def _load_folder(folder, root, split, size):
-    "A split of a folder of pictures."
+    "A split of a folder of pictures; the test split has the classes and the colours of the training split."
+    train = _load_folder(folder, root, 'train', size) if split == 'test' else None
     name = Path(folder).expanduser().resolve().name
     folder = _split_folder(Path(folder).expanduser().resolve(), split)
     listing = _walk(folder)
@@ -197,10 +212,14 @@ def _load_folder(folder, root, split, size):
     loose = [f for f in files if os.sep not in f]
     if classes and loose:
         raise InputError(f"'{folder}' has pictures in class folders ({', '.join(classes[:3])}) and {len(loose)} beside them ({', '.join(loose[:3])}): move those")
-    fingerprint = hashlib.sha256(repr((size, listing)).encode()).hexdigest()
+    if train:
+        strange = set(classes) - set(train.classes)
+        if strange: raise InputError(f"'{folder}' has classes that the training pictures lack: {', '.join(sorted(strange))}")
+        classes = train.classes if classes else []
+    fingerprint = hashlib.sha256(repr((size, classes, train and train.shape, listing)).encode()).hexdigest()
     key = f'{name}-{size}-' + hashlib.sha256(str(folder).encode()).hexdigest()[:8]
     def read():
-        channels = 1 if _all_grey(folder, files) else 3
+        channels = train.shape[0] if train else 1 if _all_grey(folder, files) else 3
         label_of = (lambda f: classes.index(f.split(os.sep)[0])) if classes else (lambda f: None)
         return (channels, size, size), classes, len(files), _read_pictures(folder, files, size, channels, label_of)
     return _cached(name, key, fingerprint, root, read)

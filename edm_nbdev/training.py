@@ -246,6 +246,14 @@ def _same_run(saved, config, run):
     if differ: raise InputError(f"'{run}' is another run: it has {', '.join(f'{k} {saved.get(k)}' for k in differ)}, "
                                 f"not {', '.join(f'{k} {new[k]}' for k in differ)}. Take another folder, or move this one aside (edm_train --fresh)")
 
+def _same_pictures(saved, about, run):
+    "Whether a state says what it was trained on. Raises InputError if that has other classes or another shape than the data now."
+    if not isinstance(saved, dict) or not {'classes', 'shape', 'sigma_data', 'name'} <= saved.keys(): return False
+    for what in ('classes', 'shape'):
+        if list(saved[what]) != list(getattr(about, what)):
+            raise InputError(f"'{run}' was trained on pictures of {what} {list(saved[what])}, and the data now have {list(getattr(about, what))}: take another folder")
+    return True
+
 @contextmanager
 def _locked(run):
     "Keep other trainings out of the folder while the block runs: a lock that ends with the process, whatever happens."
@@ -331,6 +339,10 @@ def train(
 
     with open_run(config) if run else nullcontext() as saved:
         if saved is not None:
+            about = _data(saved['data']) if _same_pictures(saved.get('data'), about, run) else about
+            denoiser.sigma_data = ema.sigma_data = about.sigma_data          # the run's own, though pictures may have been added
+            denoiser.data = ema.data = about
+            data = replace(data, sigma_data=about.sigma_data)
             try:
                 for part, key in ((denoiser, 'model'), (ema, 'ema'), (optimizer, 'optimizer')): part.load_state_dict(saved[key])
                 step, loss_sum = int(saved['step']), saved['loss_sum'].to(device)
