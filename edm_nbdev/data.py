@@ -5,10 +5,11 @@ __all__ = ['PICTURES', 'N_AUGMENT', 'InputError', 'from_pixels', 'Images', 'root
            'data_root', 'load_data', 'keyed_rng', 'batch_indices', 'draw_changes', 'apply_changes']
 
 # %% ../nbs/01_data.ipynb #ddf9f330
-import hashlib, json, math, mmap, os, warnings
+import hashlib, json, math, mmap, os, stat, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,7 @@ class Images:
     mapped: object = None # the memory map behind `images`, if they stay on the disk
 
     def __len__(self): return len(self.images)
+    def __getstate__(self): return {**self.__dict__, 'mapped': None}   # pickled or deeply copied, the pixels are in memory
 
     @property
     def shape(self): return tuple(self.images.shape[1:])  # (C,H,W) of one image
@@ -73,13 +75,19 @@ def square_pixels(
     size,      # wanted pixels a side
     channels,  # 1 for grey, 3 for colour
 ):             # uint8 array (channels,size,size)
-    "The square in the middle of a picture, upright, on white where it is transparent, resized with antialiasing."
+    "The square in the middle of a picture, upright, on white where it is transparent, resized with antialiasing. Raises ValueError if a pixel is NaN."
     from PIL import Image, ImageOps
     image = ImageOps.exif_transpose(image)
+    if image.mode == 'F':                                                             # floats, in [0,1] or else in 0..255
+        values = np.asarray(image)
+        if np.isnan(values).any(): raise ValueError("a pixel is not a number")
+        values = values * 255 if 0 <= values.min() and values.max() <= 1 else values
+        image = Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
     if image.mode.startswith('I'): image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))   # 16 bits
     if image.mode in ('RGBA', 'LA', 'PA', 'La', 'RGBa') or 'transparency' in image.info:
         image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image.convert('RGBA'))
-    image = ImageOps.fit(image.convert('L' if channels == 1 else 'RGB'), (size, size), Image.Resampling.LANCZOS)
+    image = ImageOps.fit(image.convert('L' if channels == 1 else 'RGB'), (min(image.size),) * 2, Image.Resampling.NEAREST)   # only cuts
+    image = image.resize((size, size), Image.Resampling.LANCZOS)                      # both in one step would blend in what was cut off
     return np.asarray(image).reshape(size, size, channels).transpose(2, 0, 1)
 
 # %% ../nbs/01_data.ipynb #88bb832c
@@ -103,14 +111,15 @@ def data_root(
     return Path(root or os.environ.get('EDM_DATA') or Path.home()/'.cache'/'edm_nbdev').expanduser()
 
 def _open_cache(about, name, file):
-    "`Images` in `file`, from what the small file beside it says."
+    "`Images` in `file`, from what the small file beside it says; warns of what was left out when it was made."
+    for words in about.get('said', ()): warnings.warn(words)                           # not in older caches
     with open(file, 'rb') as f: mapped = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY)
     images = torch.frombuffer(mapped, dtype=torch.uint8).reshape(about['shape'])
     labels = None if about['labels'] is None else torch.tensor(about['labels'])
     return Images(name, images, labels, about['classes'], about['sigma_data'], mapped)
 
 def _cached(name, key, fingerprint, root, read):
-    "The `Images` made by `read()` -> (shape of one, classes, count, an iterable of (uint8 array, label)), read once and then kept under `root`."
+    "The `Images` made by `read()` -> (shape of one, classes, count, an iterable of (uint8 array, label), a list that gets a warning at its end), read once and then kept under `root`."
     place = data_root(root)/'cache'/f'{key}.json'
     def known():
         "What the small file says, and the big one; (None, None) if either is missing, damaged or of other pictures."
@@ -123,7 +132,7 @@ def _cached(name, key, fingerprint, root, read):
     about, file = known()
     if about: return _open_cache(about, name, file)
     from tqdm import tqdm
-    shape, classes, count, pictures = read()
+    shape, classes, count, pictures, said = read()
     pixels, labels, counts = place.with_name(f'{key}-{fingerprint[:12]}-{os.getpid()}.u8'), [], np.zeros(256)   # another process writes its own
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +143,7 @@ def _cached(name, key, fingerprint, root, read):
             f.flush()
         rms = float(np.sqrt((counts * (np.arange(256) / 127.5 - 1)**2).sum() / counts.sum()))
         about = dict(fingerprint=fingerprint, file=pixels.name, shape=[len(labels), *shape], classes=classes, sigma_data=rms,
-                     labels=labels if classes else None)
+                     labels=labels if classes else None, said=said)
         with written_beside(place) as part: part.write_text(json.dumps(about))
         for old in place.parent.glob(f'{key}-????????????-*.u8'):                     # of other pictures, or of another process
             if old != pixels: old.unlink(missing_ok=True)
@@ -158,7 +167,8 @@ def _walk(folder):
                 if entry.name.startswith(('.', '__MACOSX')): continue
                 try:
                     if entry.is_dir(): waiting.append(path)
-                    elif entry.name.lower().endswith(PICTURES): found.append((path, (stat := entry.stat()).st_size, stat.st_mtime_ns))
+                    elif entry.name.lower().endswith(PICTURES) and stat.S_ISREG((info := entry.stat()).st_mode):   # a pipe would keep us waiting
+                        found.append((path, info.st_size, info.st_mtime_ns))
                 except OSError: found.append((path, 0, 0))                            # a link to nowhere: counted as a file that cannot be read
     return sorted(found)
 
@@ -172,8 +182,8 @@ def _split_folder(folder, split):
         if name in folders: return folder/name
     raise InputError(f"'{folder}' has no folder test (nor val) beside train")
 
-def _read_pictures(folder, files, size, channels, label_of):
-    "Yields (pixels, label) for each file that can be read; warns of the others. Raises InputError if there is none."
+def _read_pictures(folder, files, size, channels, label_of, said):
+    "Yields (pixels, label) for each file that can be read; at the end `said` gets a warning of the others. Raises InputError if there is none."
     from PIL import Image
     broken = []
     for file in files:
@@ -187,7 +197,7 @@ def _read_pictures(folder, files, size, channels, label_of):
         yield pixels, label_of(file)
     listed = ', '.join(broken[:5]) + (', ...' if len(broken) > 5 else '')
     if len(broken) == len(files): raise InputError(f"none of the {len(files)} pictures in '{folder}' can be read: {listed}")
-    if broken: warnings.warn(f"{len(broken)} of {len(files)} pictures in '{folder}' cannot be read and are left out: {listed}")
+    if broken: said.append(f"{len(broken)} of {len(files)} pictures in '{folder}' cannot be read and are left out: {listed}")
 
 def _all_grey(folder, files):
     "Whether no file holds colour, by its mode alone; what cannot be opened does not count."
@@ -221,7 +231,7 @@ def _load_folder(folder, root, split, size):
     def read():
         channels = train.shape[0] if train else 1 if _all_grey(folder, files) else 3
         label_of = (lambda f: classes.index(f.split(os.sep)[0])) if classes else (lambda f: None)
-        return (channels, size, size), classes, len(files), _read_pictures(folder, files, size, channels, label_of)
+        return (channels, size, size), classes, len(files), _read_pictures(folder, files, size, channels, label_of, said := []), said
     return _cached(name, key, fingerprint, root, read)
 
 # %% ../nbs/01_data.ipynb #5f07b462
@@ -249,10 +259,10 @@ def _load_known(name, root, split, size):
     "A split of a data set that torchvision has."
     def read():
         source = _from_torchvision(name, root, split)
-        if name == 'celeba': return (3, size, size), [], len(source), ((square_pixels(source[i][0], size, 3), None) for i in range(len(source)))
+        if name == 'celeba': return (3, size, size), [], len(source), ((square_pixels(source[i][0], size, 3), None) for i in range(len(source))), []
         pixels = np.asarray(source.data)
         pixels = np.pad(pixels, ((0, 0), (2, 2), (2, 2)))[:, None] if name == 'fashion_mnist' else pixels.transpose(0, 3, 1, 2)   # 0 is black
-        return pixels.shape[1:], list(source.classes), len(pixels), zip(pixels, map(int, source.targets))
+        return pixels.shape[1:], list(source.classes), len(pixels), zip(pixels, map(int, source.targets)), []
     return _cached(name, f'{name}-{size}-{split}', 'torchvision', root, read)
 
 # %% ../nbs/01_data.ipynb #869f5073
@@ -264,13 +274,13 @@ def load_data(
 ):                  # `Images`
     "Load a data set. Raises InputError for a name, split or size that does not exist, or if it cannot be had."
     if split not in ("train", "test"): raise InputError(f"unknown split '{split}': there are train and test")
+    if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or size < 1):
+        raise InputError(f"size must be a whole number of pixels, at least 1, not {size!r}")
     name = str(name_or_folder)
     if name not in _SIZES:
         if not Path(name).expanduser().is_dir():
             raise InputError(f"unknown data set '{name}': there are {', '.join(_SIZES)}, and folders of pictures, but '{name}' is no folder")
-        size = 32 if size is None else size
-        if size < 1 or int(size) != size: raise InputError(f"size must be a whole number of pixels, at least 1, not {size}")
-        load = lambda split: _load_folder(name, root, split, int(size))
+        load = lambda split: _load_folder(name, root, split, 32 if size is None else int(size))
     else:
         size = _SIZES[name][0] if size is None else size
         if size not in _SIZES[name]:
