@@ -20,6 +20,7 @@ setup(
     packages=find_packages(include=[cfg['lib_name'], cfg['lib_name'] + '.*']),
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split()},
+    extras_require={name: cfg[f'{name}_requirements'].split() for name in ('dev', 'fid')},
+    package_data={cfg['lib_name']: ['weights/*']},
     entry_points={'console_scripts': cfg['console_scripts'].split()},
 )

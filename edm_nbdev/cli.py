@@ -48,7 +48,7 @@ def _follow(walks, n):
 def _save_picture(pic, path, **settings):
     "Write a picture as PNG, with the settings that made it in its metadata, and print where it is."
     import json
-    from edm_nbdev.training import written_beside
+    from edm_nbdev.data import written_beside
     with written_beside(path) as part:
         pic.savefig(part, format='png', metadata={'Description': pic.alt, 'Comment': json.dumps(settings, default=str)})
     print(path)
@@ -61,10 +61,10 @@ def _rows(model, per_class):
 # %% ../nbs/09_cli.ipynb #cfbf980c
 def _set_aside(run):
     "Rename a run to the first free name run.1, run.2, ..., unless another training is in it."
-    from edm_nbdev.training import _locked
+    from edm_nbdev.runs import locked
     run, i = Path(run), 1
     while Path(f'{run}.{i}').exists(): i += 1
-    with _locked(run): run.rename(f'{run}.{i}')
+    with locked(run): run.rename(f'{run}.{i}')
     print(f"the old run is now {run}.{i}")
 
 def _images_seen(config):
@@ -88,36 +88,43 @@ def edm_train(
     seed:int=None,        # another seed, another run; the preset's is 0
     unconditional:bool=False,  # do not learn the classes
     device:str=None,      # cpu, cuda, ...; a GPU if there is one
+    precision:str=None,   # float32 or bf16 inside the network; bf16 where the device computes it natively
+    accumulate:int=None,  # parts in which to work on a batch that does not fit the memory
     wandb:str='disabled', # disabled, offline or online: track with Weights & Biases
     fresh:bool=False,     # move an existing run aside and start anew
 ):
     "Train a diffusion model, or go on with a run, then draw a grid of pictures."
     with _one_line_errors():
         from dataclasses import replace
+        import torch
         from edm_nbdev.data import InputError, load_data
-        from edm_nbdev.training import PRESETS, pick_device, show_progress, track, train, write_log
+        from edm_nbdev.tracking import show_progress, track, write_log
+        from edm_nbdev.training import PRESETS, pick_device, processes, train
         known = data in ('digits', 'fashion_mnist', 'cifar10', 'celeba')        # the others are folders
         if data and not known and Path(data).expanduser().is_dir(): data = str(Path(data).expanduser().resolve())
         preset = preset or (data if known else 'folder' if data else 'digits')
         if preset not in PRESETS: raise InputError(f"unknown preset '{preset}': there are {', '.join(PRESETS)}")
         if preset == 'folder' and not data: raise InputError("the preset folder needs pictures: say where they are, as in --data my/pictures")
-        given = dict(data=data, size=size, images=images, minutes=minutes, batch_size=batch_size, lr=lr, seed=seed, root=root, device=device)
+        given = dict(data=data, size=size, images=images, minutes=minutes, batch_size=batch_size, lr=lr, seed=seed, root=root, device=device, precision=precision, accumulate=accumulate)
         config = replace(PRESETS[preset], run=run or f"runs/{Path(data).name if preset == 'folder' else preset}", conditional=not unconditional,
                          **{k: v for k, v in given.items() if v is not None})
         if size and config.size != PRESETS[preset].size:                         # attention stays at the same depth
             usual = PRESETS[preset].size or 32
             config = replace(config, attention_resolutions=tuple(r * size // usual for r in config.attention_resolutions))
         steps, last = track(show_progress(write_log(train(config), config), config), config, wandb), None
-        if fresh and any((Path(config.run)/f).is_file() for f in ('config.json', 'state.pt')):
-            load_data(config.data, config.root, size=config.size); pick_device(config.device)                   # what would fail should fail before the old run is moved
-            _set_aside(config.run)
+        if fresh:
+            load_data(config.data, config.root, size=config.size)                # what would fail should fail before the old run is moved
+            workers = processes(pick_device(config.device))
+            if workers.rank == 0 and any((Path(config.run)/f).is_file() for f in ('config.json', 'state.pt')): _set_aside(config.run)
+            if workers.count > 1: torch.distributed.barrier()
         try:
             with closing(steps):
                 for last in steps: pass
         except KeyboardInterrupt:
-            if last:
+            if last and last.first:
                 print(f"\n{config.run} is saved at {_images_seen(config):,} images: the same command goes on from there.", file=sys.stderr)
             raise
+        if last and not last.first: return                                       # one of several processes; the first goes on
         seen = _images_seen(config)
         if seen < config.images:
             print(f"The time is up at {seen:,} of {config.images:,} images: the same command goes on from there.")
@@ -141,10 +148,13 @@ def _show_run(run, device):
 # %% ../nbs/09_cli.ipynb #742eed6c
 def _sample_into(out, name, model, n, label=None, film=False, cols=None, row_labels=(), **settings):
     "Draw `n` pictures into the file `out`, as a grid or the first of them as a film; what does not fit is found out first."
-    from edm_nbdev.guidance import generate_walks
+    from edm_nbdev.guidance import generate_walks, parse_scale
     from edm_nbdev.plots import show_film, show_grid
+    from edm_nbdev.training import load_model
     settings = {k: v for k, v in settings.items() if v is not None}      # options that were not given are the method's own affair
-    walks = generate_walks(model, n, label, **settings)
+    settings['cfg_scale'], weak = parse_scale(settings['cfg_scale'], model), {}
+    if 'guide_model' in settings: weak['guide_model'] = load_model(settings['guide_model'], next(model.parameters()).device)
+    walks = generate_walks(model, n, label, **{**settings, **weak})
     _check_writable(out)
     pic = show_film(next(walks)) if film else show_grid(_follow(walks, n), cols=cols, row_labels=row_labels)
     _save_picture(pic, out, model=name, n=n, label=label, **settings)
@@ -153,8 +163,10 @@ def _sample_into(out, name, model, n, label=None, film=False, cols=None, row_lab
 def edm_sample(
     model:Param("folder of a run, or a model.safetensors file", str),
     n:int=16,               # how many pictures
-    label:int=None,         # the class to draw, from 0 up; no label if not given
-    cfg_scale:float=1.,     # alpha of guidance: 0 ignores the label, 1 obeys it, above 1 pushes
+    label:str=None,         # the class to draw, by number from 0 up or by name; no label if not given
+    cfg_scale:str='1',      # alpha of guidance: 0 ignores the label, 1 obeys it, above 1 pushes
+    cfg_interval:str=None,  # guide only at noise levels between these two, as in 0.3,3; everywhere if not given
+    guide_model:str=None,   # guide away from this weaker model, a run or a file, instead of from no label
     method:str='heun',      # euler, heun, dpmpp_2m, adams_bashforth or stochastic_heun
     steps:int=18,           # steps of the sampler
     S_churn:float=None,     # stochastic_heun: fresh noise over the whole walk; 0 if not given
@@ -168,16 +180,20 @@ def edm_sample(
 ):
     "Draw pictures from a trained model into a PNG file."
     with _one_line_errors():
+        from edm_nbdev.guidance import parse_label
         from edm_nbdev.training import load_model
-        _sample_into(out, model, load_model(model, device), n, label, film, cfg_scale=cfg_scale, method=method, steps=steps, seed=seed,
-                     S_churn=S_churn, S_min=S_min, S_max=S_max, S_noise=S_noise)
+        denoiser = load_model(model, device)
+        _sample_into(out, model, denoiser, n, parse_label(label, denoiser), film, cfg_scale=cfg_scale, cfg_interval=cfg_interval, guide_model=guide_model,
+                     method=method, steps=steps, seed=seed, S_churn=S_churn, S_min=S_min, S_max=S_max, S_noise=S_noise)
 
 # %% ../nbs/09_cli.ipynb #bffeed10
 @call_parse
 def edm_sample_all(
     model:Param("folder of a run, or a model.safetensors file", str),
     per_class:int=9,        # pictures of each class
-    cfg_scale:float=1.,     # alpha of guidance: 0 ignores the label, 1 obeys it, above 1 pushes
+    cfg_scale:str='1',      # alpha of guidance: 0 ignores the label, 1 obeys it, above 1 pushes; or by class, as in 0:1,3:2.5
+    cfg_interval:str=None,  # guide only at noise levels between these two, as in 0.3,3; everywhere if not given
+    guide_model:str=None,   # guide away from this weaker model, a run or a file, instead of from no label
     method:str='heun',      # euler, heun, dpmpp_2m, adams_bashforth or stochastic_heun
     steps:int=18,           # steps of the sampler
     S_churn:float=None,     # stochastic_heun: fresh noise over the whole walk; 0 if not given
@@ -196,5 +212,5 @@ def edm_sample_all(
         if not denoiser.n_classes: raise InputError(f"'{model}' was trained without classes: use edm_sample")
         if per_class < 1: raise InputError(f"per_class must be at least 1, not {per_class}")
         n, label, classes = _rows(denoiser, per_class)
-        _sample_into(out, model, denoiser, n, label, cols=per_class, row_labels=classes, cfg_scale=cfg_scale, method=method, steps=steps,
-                     seed=seed, S_churn=S_churn, S_min=S_min, S_max=S_max, S_noise=S_noise)
+        _sample_into(out, model, denoiser, n, label, cols=per_class, row_labels=classes, cfg_scale=cfg_scale, cfg_interval=cfg_interval, guide_model=guide_model,
+                     method=method, steps=steps, seed=seed, S_churn=S_churn, S_min=S_min, S_max=S_max, S_noise=S_noise)
