@@ -99,7 +99,7 @@ def edm_train(
         import torch
         from edm_nbdev.data import InputError, load_data
         from edm_nbdev.tracking import show_progress, track, write_log
-        from edm_nbdev.training import PRESETS, pick_device, processes, train
+        from edm_nbdev.training import PRESETS, leave_together, pick_device, processes, train
         known = data in ('digits', 'fashion_mnist', 'cifar10', 'celeba')        # the others are folders
         if data and not known and Path(data).expanduser().is_dir(): data = str(Path(data).expanduser().resolve())
         preset = preset or (data if known else 'folder' if data else 'digits')
@@ -124,6 +124,7 @@ def edm_train(
             if last and last.first:
                 print(f"\n{config.run} is saved at {_images_seen(config):,} images: the same command goes on from there.", file=sys.stderr)
             raise
+        leave_together()
         if last and not last.first: return                                       # one of several processes; the first goes on
         seen = _images_seen(config)
         if seen < config.images:

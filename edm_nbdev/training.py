@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['draw_step', 'ema_decay', 'power_gamma', 'average_into', 'gradients', 'learning_rate', 'train_step', 'processes',
-           'train']
+           'leave_together', 'train']
 
 # %% ../nbs/06_training.ipynb #bcc74aec
 import json, math, os, time
@@ -154,6 +154,10 @@ def processes(
         if device.type == 'cuda': torch.cuda.set_device(device := torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0))))
         if not dist.is_initialized(): dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
     return SimpleNamespace(rank=rank, count=count, device=device)
+
+def leave_together():
+    "End the conversation of several processes when each has come here: one that exits before may bring down the others. Alone it does nothing."
+    if dist.is_available() and dist.is_initialized(): dist.barrier(); dist.destroy_process_group()
 
 def _from_first(value, workers):
     "What the first process has, in every process."
