@@ -86,13 +86,14 @@ def new_picture(
     alt,            # what to see in it
     rows=1,         # axes from top to bottom
     cols=1,         # axes from left to right
-    size=(5, 3.2),  # width and height of each of the axes, in inches
+    size=(5, 3.2),  # width and height of each of the axes, in inches; with `places`, of them all
+    places=None,    # instead of rows and cols: 'aa;bc' is one wide a above b and c (matplotlib's `Figure.subplot_mosaic`)
     **kw,           # as for matplotlib's `Figure.subplots`, such as `sharey=True`
-):                  # a `Picture` and its axes: one, or an array where there are several
+):                  # a `Picture` and its axes: one, an array where there are several, a dict by name with `places`
     "An empty picture with labelled-to-be axes, for whatever the other functions do not draw."
     pic = Picture(alt, figsize=(cols * size[0], rows * size[1]), dpi=80, layout='constrained')
-    axes = pic.subplots(rows, cols, **kw)
-    for ax in [axes] if rows * cols == 1 else axes.flat:
+    axes = pic.subplot_mosaic(places, **kw) if places else pic.subplots(rows, cols, **kw)
+    for ax in pic.axes:
         ax.set_prop_cycle(color=COLORS)
         ax.spines[['top', 'right']].set_visible(False)
     return pic, axes

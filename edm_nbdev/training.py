@@ -51,7 +51,7 @@ def ema_decay(
     config,  # a `TrainConfig`
     images,  # images seen, this step's included
 ):           # a float below 1
-    "How much of the average survives this step (the paper's App. F.2)."
+    "How much of the average survives this step (the paper's App. F.3)."
     return 0.5 ** (config.batch_size / min(config.ema_halflife, config.ema_ramp * images))
 
 def power_gamma(
@@ -130,10 +130,102 @@ def train_step(
             average_into(average, denoiser, ema_decay(config, images) if length is None else (1 - 1 / (step + 1))**(power_gamma(length) + 1))
     return SimpleNamespace(sigma=sigma, losses=losses, norm=norm, lr=lr, good=good)
 
-# %% ../nbs/06_training.ipynb #0465b671
+# %% ../nbs/06_training.ipynb #78812413
+_OLD = {**_plain(TrainConfig()), 'precision': 'float32'}                   # what a run did that was made before there was such a field
+
+def _decided(config):
+    "The config with its precision decided, by the run or else by the device, and the device. Another run is refused before its data are read."
+    device, saved = pick_device(config.device), saved_config(config.run) if config.run else None
+    if saved: saved = {**_OLD, **saved}
+    config = replace(config, precision=config.precision or (saved['precision'] if saved else 'bf16' if native_bf16(device) else 'float32'))
+    if saved: check_same_run(config.run, saved, _plain(config), BUDGET)
+    return config, device
+
+# %% ../nbs/06_training.ipynb #c3f4795a
+def processes(
+    device,  # as `pick_device` says
+):           # rank, count, and this process's device
+    "Which process this is, and of how many, when torchrun or accelerate launch started it."
+    rank, count = (int(os.environ.get(name, default)) for name, default in (('RANK', 0), ('WORLD_SIZE', 1)))
+    if count > 1:
+        if device.type == 'cuda': torch.cuda.set_device(device := torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0))))
+        if not dist.is_initialized(): dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
+    return SimpleNamespace(rank=rank, count=count, device=device)
+
+def leave_together(): # returns whether there were several
+    "End the conversation of several processes, if there are several, when each has come here: one that exits before may bring down the others."
+    several = dist.is_available() and dist.is_initialized()
+    if several: dist.barrier(); dist.destroy_process_group()
+    return several
+
+def _from_first(value, workers):
+    "What the first process has, in every process."
+    if workers.count == 1: return value
+    box = [value]
+    dist.broadcast_object_list(box, device=workers.device)
+    return box[0]
+
+# %% ../nbs/06_training.ipynb #70c49e2b
+def _begin(config, workers):
+    "A training before its first step. Raises InputError if the batch cannot be shared or the data cannot be had."
+    if config.batch_size % (workers.count * config.accumulate):
+        raise InputError(f"batch_size {config.batch_size} cannot be shared by {workers.count} processes in {config.accumulate} parts: "
+                         f"it must be a multiple of {workers.count * config.accumulate}")
+    if workers.rank == 0: load_data(config.data, config.root, size=config.size)   # one process makes the cache, the others find it
+    if workers.count > 1: dist.barrier()
+    data = load_data(config.data, config.root, size=config.size)
+    about = SimpleNamespace(name=data.name, classes=data.classes, shape=data.shape, sigma_data=data.sigma_data)
+    denoiser = make_denoiser(config, about).to(workers.device).train()
+    averages = {length: deepcopy(denoiser).eval().requires_grad_(False) for length in (None, *config.ema_lengths)}
+    kept = {'model': denoiser, 'ema': averages[None], **{f'ema {length:.3f}': averages[length] for length in config.ema_lengths}}
+    optimizer = torch.optim.Adam(denoiser.parameters(), lr=config.lr, betas=(.9, config.beta2), fused=workers.device.type in ('cpu', 'cuda'))
+    return SimpleNamespace(data=data, about=about, denoiser=denoiser, averages=averages, kept=kept, optimizer=optimizer,
+                           step=0, skipped=0, bad=0, loss_sum=torch.zeros((), device=workers.device), whole=True)
+
+# %% ../nbs/06_training.ipynb #ad7ef6cd
+def _save(run, config, now):
+    "Write the state, then the model. Raises InputError if a weight is not finite: what was saved before stays."
+    if not all(t.isfinite().all() for part in now.kept.values() for t in part.parameters()):
+        raise InputError(f"weights are no longer finite at step {now.step}: start anew with an lr below {config.lr} (edm_train --fresh). "
+                         f"What was saved in {run} before stays")
+    with hold_interrupt():
+        state = dict(config=_plain(config), data=vars(now.about), step=now.step, skipped=now.skipped, loss_sum=now.loss_sum.cpu(),
+                     optimizer=now.optimizer.state_dict(), **{name: part.state_dict() for name, part in now.kept.items()})
+        save_state(run, state)
+        _save_model(run, state)
+
 def _save_model(run, state):
     save_weights(run/'model.safetensors', state['ema'], config=state['config'], data=state['data'], step=state['step'])
 
+# %% ../nbs/06_training.ipynb #b0655c33
+def _same_pictures(saved, about, run):
+    "The run's own account of its pictures. Raises InputError if it has other classes or another shape than the data now."
+    if not isinstance(saved, dict) or not {'classes', 'shape', 'sigma_data', 'name'} <= saved.keys(): return about
+    for what in ('classes', 'shape'):
+        if list(saved[what]) != list(getattr(about, what)):
+            raise InputError(f"'{run}' was trained on pictures of {what} {list(saved[what])}, and the data now have {list(getattr(about, what))}: take another folder")
+    return _data(saved)
+
+def _resume(run, now, saved):
+    "Bring `now` to where the saved state is. Raises InputError if it is of other pictures or of another network."
+    now.about = _same_pictures(saved.get('data'), now.about, run)
+    now.data = replace(now.data, sigma_data=now.about.sigma_data)
+    for part in now.kept.values(): part.sigma_data, part.data = now.about.sigma_data, now.about
+    try:
+        for name, part in now.kept.items(): part.load_state_dict(saved[name if name in saved else 'ema'])
+        now.optimizer.load_state_dict(saved['optimizer'])
+        now.step, now.skipped, now.loss_sum = int(saved['step']), int(saved.get('skipped', 0)), saved['loss_sum'].to(now.loss_sum.device)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as e:
+        raise InputError(f"'{run/'state.pt'}' does not fit this run ({type(e).__name__}). {_MEND}") from e
+
+def _align(run, config, now, saved):
+    "Bring the files beside the state to where it stands: the model, config.json, the log."
+    if saved is not None: _save_model(run, saved)
+    with written_beside(run/'config.json') as part:
+        part.write_text(json.dumps({'config': _plain(config), 'data': vars(now.about)}, indent=1))
+    cut_log(run, now.step)
+
+# %% ../nbs/06_training.ipynb #0465b671
 def _snapshot(run, config, averages, images):
     "Keep the averages with a relative length, if the images seen have just passed 1,000 times a power of 2."
     passed = [1000 * 2**k for k in range(60) if images - config.batch_size < 1000 * 2**k <= images]
@@ -145,45 +237,30 @@ def _snapshot(run, config, averages, images):
 # %% ../nbs/06_training.ipynb #863ba6a9
 _PATIENCE = 10  # steps in a row whose gradient is not finite before we give up
 
-def processes(
-    device,  # as `pick_device` says
-):           # rank, count, and this process's device
-    "Which process this is, and of how many, when torchrun or accelerate launch started it."
-    rank, count = (int(os.environ.get(name, default)) for name, default in (('RANK', 0), ('WORLD_SIZE', 1)))
-    if count > 1:
-        if device.type == 'cuda': torch.cuda.set_device(device := torch.device('cuda', int(os.environ.get('LOCAL_RANK', 0))))
-        if not dist.is_initialized(): dist.init_process_group('nccl' if device.type == 'cuda' else 'gloo')
-    return SimpleNamespace(rank=rank, count=count, device=device)
+def _next_step(run, config, now, workers):
+    "Take a step and count it: what a caller sees of it, and the Ctrl-C that came meanwhile, or None. Raises InputError when patience ends."
+    before, interrupt = now.step, None
+    try:
+        with hold_interrupt():
+            now.whole = False
+            s = train_step(now.denoiser, now.averages, now.optimizer, now.data, config, now.step, workers.rank, workers.count)
+            loss = s.losses.sum() / config.batch_size
+            if workers.count > 1: dist.all_reduce(loss)
+            if s.good: now.loss_sum.lerp_(loss, 0.02)
+            now.skipped, now.bad = now.skipped + (not s.good), 0 if s.good else now.bad + 1
+            now.step, now.whole = now.step + 1, True
+            if run and workers.rank == 0: _snapshot(run, config, now.averages, now.step * config.batch_size)
+    except KeyboardInterrupt as e:
+        if now.step == before: raise
+        interrupt = e
+    if now.bad == _PATIENCE:
+        now.whole = False                                                 # the last good state stays as it is
+        raise InputError(f"the gradient was not finite in {now.bad} steps in a row, up to step {now.step}: take an lr below {config.lr}, "
+                         f"or look for broken pictures in {now.about.name}" + (f". What was saved in {run} before stays" if run else ''))
+    return SimpleNamespace(**vars(s), step=now.step, images=now.step * config.batch_size, loss=loss, loss_mean=now.loss_sum / (1 - 0.98**(now.step - now.skipped)),
+                           skipped=now.skipped, denoiser=now.denoiser, ema=now.averages[None], averages=now.averages, first=workers.rank == 0), interrupt
 
-def leave_together():
-    "End the conversation of several processes when each has come here: one that exits before may bring down the others. Alone it does nothing."
-    if dist.is_available() and dist.is_initialized(): dist.barrier(); dist.destroy_process_group()
-
-def _from_first(value, workers):
-    "What the first process has, in every process."
-    if workers.count == 1: return value
-    box = [value]
-    dist.broadcast_object_list(box, device=workers.device)
-    return box[0]
-
-_OLD = {**_plain(TrainConfig()), 'precision': 'float32'}                   # what a run did that was made before there was such a field
-
-def _decided(config):
-    "The config with its precision decided, by the run or else by the device, and the device. Another run is refused before its data are read."
-    device, saved = pick_device(config.device), saved_config(config.run) if config.run else None
-    if saved: saved = {**_OLD, **saved}
-    config = replace(config, precision=config.precision or (saved['precision'] if saved else 'bf16' if native_bf16(device) else 'float32'))
-    if saved: check_same_run(config.run, saved, _plain(config), BUDGET)
-    return config, device
-
-def _same_pictures(saved, about, run):
-    "The run's own account of its pictures. Raises InputError if it has other classes or another shape than the data now."
-    if not isinstance(saved, dict) or not {'classes', 'shape', 'sigma_data', 'name'} <= saved.keys(): return about
-    for what in ('classes', 'shape'):
-        if list(saved[what]) != list(getattr(about, what)):
-            raise InputError(f"'{run}' was trained on pictures of {what} {list(saved[what])}, and the data now have {list(getattr(about, what))}: take another folder")
-    return _data(saved)
-
+# %% ../nbs/06_training.ipynb #cf32718a
 def train(
     config,  # a `TrainConfig`
 ):           # yields step, images, loss, loss_mean, sigma, losses, norm, lr, skipped, denoiser, ema, averages, first, after each step
@@ -191,78 +268,23 @@ def train(
     Raises InputError before any work if the data, the device or the run cannot be used, and later if ten gradients in a row are
     not finite; OSError if the disk is full. What was saved stays whole."""
     config, device = _decided(config)
-    workers = processes(device)
-    if config.batch_size % (workers.count * config.accumulate):
-        raise InputError(f"batch_size {config.batch_size} cannot be shared by {workers.count} processes in {config.accumulate} parts: "
-                         f"it must be a multiple of {workers.count * config.accumulate}")
-    first, run = workers.rank == 0, config.run and Path(config.run)
-    if first: load_data(config.data, config.root, size=config.size)        # one process makes the cache, the others find it
-    if workers.count > 1: dist.barrier()
-    data = load_data(config.data, config.root, size=config.size)
-    about = SimpleNamespace(name=data.name, classes=data.classes, shape=data.shape, sigma_data=data.sigma_data)
-    denoiser = make_denoiser(config, about).to(workers.device).train()
-    averages = {length: deepcopy(denoiser).eval().requires_grad_(False) for length in (None, *config.ema_lengths)}
-    ema, kept = averages[None], {'model': denoiser, 'ema': averages[None], **{f'ema {length:.3f}': averages[length] for length in config.ema_lengths}}
-    optimizer = torch.optim.Adam(denoiser.parameters(), lr=config.lr, betas=(.9, config.beta2), fused=workers.device.type in ('cpu', 'cuda'))
-    step, skipped, loss_sum, bad = 0, 0, torch.zeros((), device=workers.device), 0
-
-    def save():
-        if not first: return
-        if not all(t.isfinite().all() for part in kept.values() for t in part.parameters()):
-            raise InputError(f"weights are no longer finite at step {step}: start anew with an lr below {config.lr} (edm_train --fresh). "
-                             f"What was saved in {run} before stays")
-        with hold_interrupt():
-            state = dict(config=_plain(config), data=vars(about), step=step, skipped=skipped, loss_sum=loss_sum.cpu(),
-                         optimizer=optimizer.state_dict(), **{name: part.state_dict() for name, part in kept.items()})
-            save_state(run, state)
-            _save_model(run, state)
-
-    with open_run(run, _plain(config), BUDGET, _OLD) if run and first else nullcontext() as saved:
+    workers, run = processes(device), config.run and Path(config.run)
+    keeps, now = run and workers.rank == 0, _begin(config, workers)
+    with open_run(run, _plain(config), BUDGET, _OLD) if keeps else nullcontext() as saved:
         saved = _from_first(saved, workers)
-        if saved is not None:
-            about = _same_pictures(saved.get('data'), about, run)
-            data = replace(data, sigma_data=about.sigma_data)                 # the run's own, though pictures may have been added
-            for part in kept.values(): part.sigma_data, part.data = about.sigma_data, about
-            try:
-                for name, part in kept.items(): part.load_state_dict(saved[name if name in saved else 'ema'])
-                optimizer.load_state_dict(saved['optimizer'])
-                step, skipped, loss_sum = int(saved['step']), int(saved.get('skipped', 0)), saved['loss_sum'].to(workers.device)
-            except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as e:
-                raise InputError(f"'{run/'state.pt'}' does not fit this run ({type(e).__name__}). {_MEND}") from e
-            if first: _save_model(run, saved)
-            del saved
-        if run and first:
-            with written_beside(run/'config.json') as part:
-                part.write_text(json.dumps({'config': _plain(config), 'data': vars(about)}, indent=1))
-            cut_log(run, step)
-        whole, started, last_save = True, time.monotonic(), time.monotonic()
+        if saved is not None: _resume(run, now, saved)
+        if keeps: _align(run, config, now, saved)
+        del saved                                                         # as large as all the networks
+        started = last_save = time.monotonic()
         def time_is_left(): return config.minutes is None or _from_first(time.monotonic() - started < 60 * config.minutes, workers)
         try:
-            while step * config.batch_size < config.images and time_is_left():
-                before, interrupt = step, None
-                try:
-                    with hold_interrupt():
-                        whole = False                                     # half a step is never saved
-                        s = train_step(denoiser, averages, optimizer, data, config, step, workers.rank, workers.count)
-                        loss = s.losses.sum() / config.batch_size
-                        if workers.count > 1: dist.all_reduce(loss)
-                        if s.good: loss_sum.lerp_(loss, 0.02)
-                        skipped, bad = skipped + (not s.good), 0 if s.good else bad + 1
-                        step, whole = step + 1, True
-                        if run and first: _snapshot(run, config, averages, step * config.batch_size)
-                except KeyboardInterrupt as e:
-                    if step == before: raise
-                    interrupt = e                                         # the step is done: the caller sees it first
-                if bad == _PATIENCE:
-                    whole = False                                         # the last good state stays as it is
-                    raise InputError(f"the gradient was not finite in {bad} steps in a row, up to step {step}: take an lr below {config.lr}, "
-                                     f"or look for broken pictures in {about.name}" + (f". What was saved in {run} before stays" if run else ''))
-                try: yield SimpleNamespace(**vars(s), step=step, images=step * config.batch_size, loss=loss, loss_mean=loss_sum / (1 - 0.98**(step - skipped)),
-                                           skipped=skipped, denoiser=denoiser, ema=ema, averages=averages, first=first)
+            while now.step * config.batch_size < config.images and time_is_left():
+                s, interrupt = _next_step(run, config, now, workers)
+                try: yield s
                 finally:
                     if interrupt: raise interrupt
-                if run and time.monotonic() - last_save > config.checkpoint_seconds:
-                    save()
+                if keeps and time.monotonic() - last_save > config.checkpoint_seconds:
+                    _save(run, config, now)
                     last_save = time.monotonic()
         finally:
-            if run and whole: save()
+            if keeps and now.whole: _save(run, config, now)

@@ -21,6 +21,16 @@ def noise_features(
     angle = c_noise[:, None] * 2 * math.pi * 2 ** torch.linspace(-2, 3, n, device=c_noise.device)
     return torch.cat([angle.cos(), angle.sin()], 1)
 
+# %% ../nbs/05_unet.ipynb #496e5500
+def _norm(channels):
+    "Group norm with as many groups as divide the channels, at most 32, of at least 4 channels."
+    return nn.GroupNorm(next(g for g in range(min(32, max(1, channels // 4)), 0, -1) if channels % g == 0), channels)
+
+def _zero(layer):
+    "A layer whose weights start at zero, so that its branch starts as nothing."
+    for p in layer.parameters(): nn.init.zeros_(p)
+    return layer
+
 # %% ../nbs/05_unet.ipynb #77d8f359
 class Attention(nn.Module):
     "Multi-head self-attention over the places of an image, added to it."
@@ -43,15 +53,6 @@ class Attention(nn.Module):
         x,  # (B,C,H,W)
     ):      # like x
         return x + self.out(self.attend(x))
-
-def _norm(channels):
-    "Group norm with as many groups as divide the channels, at most 32, of at least 4 channels."
-    return nn.GroupNorm(next(g for g in range(min(32, max(1, channels // 4)), 0, -1) if channels % g == 0), channels)
-
-def _zero(layer):
-    "A layer whose weights start at zero, so that its branch starts as nothing."
-    for p in layer.parameters(): nn.init.zeros_(p)
-    return layer
 
 # %% ../nbs/05_unet.ipynb #eb531de8
 class Block(nn.Module):
@@ -81,6 +82,21 @@ class Block(nn.Module):
         return self.attention((self.skip(x) + self.conv2(self.dropout(h))) * math.sqrt(.5))
 
 # %% ../nbs/05_unet.ipynb #3275d894
+def _resolutions(size, channels, width, mults, attention_resolutions, head_channels, patch):
+    "Pixels a side at each level. Raises InputError where numbers do not fit each other."
+    halvings = len(mults) - 1
+    if size % (patch * 2**halvings):
+        raise InputError(f"size {size} with patch {patch} cannot be halved {halvings} times: it must be a multiple of {patch * 2**halvings}")
+    if channels not in (1, 3): raise InputError(f"images have 1 channel (grey) or 3 (colour), not {channels}")
+    resolutions = [size // patch // 2**level for level in range(len(mults))]
+    if set(attention_resolutions) - set(resolutions):
+        raise InputError(f"attention_resolutions {tuple(attention_resolutions)} are not among those of this network, {tuple(resolutions)}")
+    for mult, resolution in zip(mults, resolutions):
+        if resolution in attention_resolutions and width * mult % head_channels:
+            raise InputError(f"{width * mult} channels at resolution {resolution} cannot be shared by heads of {head_channels}")
+    return resolutions
+
+# %% ../nbs/05_unet.ipynb #445f2b9f
 class UNet(nn.Module):
     "The network F(x, c_noise, label) of the paper's eq. 7."
     def __init__(self,
@@ -97,22 +113,14 @@ class UNet(nn.Module):
         patch=1,                   # 2: squares of 2x2 pixels become channels, so that inside all is half as wide (space-to-depth)
     ):
         super().__init__()
-        if size % (patch * 2**(len(mults) - 1)):
-            raise InputError(f"size {size} with patch {patch} cannot be halved {len(mults) - 1} times: it must be a multiple of {patch * 2**(len(mults) - 1)}")
-        if channels not in (1, 3): raise InputError(f"images have 1 channel (grey) or 3 (colour), not {channels}")
+        resolutions = _resolutions(size, channels, width, mults, attention_resolutions, head_channels, patch)
         self.shape, self.n_classes, self.patch = (channels, size, size), n_classes, patch
-        resolutions = [size // patch // 2**level for level in range(len(mults))]
-        if set(attention_resolutions) - set(resolutions):
-            raise InputError(f"attention_resolutions {tuple(attention_resolutions)} are not among those of this network, {tuple(resolutions)}")
         c_emb = 4 * width
         self.embed_noise = nn.Sequential(nn.Linear(32, c_emb), nn.SiLU(), nn.Linear(c_emb, c_emb))  # 2x16 noise features
         self.embed_label = nn.Embedding(n_classes + 1, c_emb) if n_classes else None
         self.embed_augment = nn.Linear(n_augment, c_emb, bias=False) if n_augment else None  # no bias: zeros say nothing
         def block(c_in, level):
-            c_out, resolution = width * mults[level], resolutions[level]
-            attends = resolution in attention_resolutions
-            if attends and c_out % head_channels:
-                raise InputError(f"{c_out} channels at resolution {resolution} cannot be shared by heads of {head_channels}")
+            c_out, attends = width * mults[level], resolutions[level] in attention_resolutions
             return Block(c_in, c_out, c_emb, c_out // head_channels if attends else 0, dropout)
         self.stem = nn.Conv2d(channels * patch**2, width, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
@@ -135,8 +143,7 @@ class UNet(nn.Module):
             if self.embed_augment is None: raise InputError("this network was made without augmentation (n_augment=0): call it with augment=None")
             emb = emb + self.embed_augment(augment)
         if self.embed_label is None:
-            if label is not None:
-                raise InputError("this network was made without labels (n_classes=0): call it with label=None")
+            if label is not None: raise InputError("this network was made without labels (n_classes=0): call it with label=None")
             return F.silu(emb)
         if label is None: label = torch.full((n,), self.n_classes, device=emb.device)
         return F.silu(emb + self.embed_label(label))
