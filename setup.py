@@ -20,7 +20,8 @@ setup(
     packages=find_packages(include=[cfg['lib_name'], cfg['lib_name'] + '.*']),
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
-    extras_require={name: cfg[f'{name}_requirements'].split() for name in ('dev', 'fid')},
+    extras_require={name: cfg[f'{name}_requirements'].split() for name in ('dev', 'app', 'docs', 'fid')},
     package_data={cfg['lib_name']: ['weights/*']},
+    data_files=[('share/edm_nbdev', ['nbs/10_playground.ipynb', 'nbs/10_playground.html.j2'])],   # what edm_playground serves
     entry_points={'console_scripts': cfg['console_scripts'].split()},
 )
