@@ -25,7 +25,7 @@ config = dict(
     myst_enable_extensions=['dollarmath', 'amsmath', 'fieldlist', 'html_image'], myst_dmath_double_inline=True, myst_heading_anchors=4, myst_heading_slug_func='__main__.slug',
     mathjax_path='tex-svg.js', mathjax3_config={'options': {'menuOptions': {'settings': {'assistiveMml': True}}}},
     add_module_names=False, toc_object_entries_show_parents='hide',
-    html_theme='sphinx_book_theme', html_title='edm_nbdev', html_copy_source=False, html_show_sourcelink=False,
+    html_theme='sphinx_book_theme', html_title='edm_nbdev', html_copy_source=False, html_scaled_image_link=False, html_show_sourcelink=False,
     html_static_path=[str(Path(__file__).parent/'static'), str(mathjax)], html_css_files=['site.css'], html_last_updated_fmt=None, html_use_index=False, html_domain_indices=False,
     html_context={'default_mode': 'auto'},
     html_theme_options={'navbar_persistent': [], 'use_download_button': False, 'use_fullscreen_button': False, 'pygments_light_style': 'a11y-high-contrast-light', 'pygments_dark_style': 'a11y-high-contrast-dark'})
