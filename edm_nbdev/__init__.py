@@ -2,13 +2,13 @@
 
 __version__ = "0.0.1"
 
-import sys, importlib
+import importlib, os, sys
 
 _home = {'load_model': 'training', 'generate': 'guidance', 'show_grid': 'plots'}  # the face of the package, and the module of each name
 __all__ = list(_home)
 
 # The commands import torch when they start to work: so their --help, and a Ctrl-C, answer at once.
-if not (getattr(sys, 'argv', None) or [''])[0].endswith(('edm_train', 'edm_sample', 'edm_sample_all')): import torch
+if not os.path.basename((getattr(sys, 'argv', None) or [''])[0]).startswith(('edm_train', 'edm_sample', 'edm_evaluate')): import torch
 
 def __getattr__(name):
     "Import the face's names where they are first used, so that `import edm_nbdev` loads torch and nothing else that is heavy."
