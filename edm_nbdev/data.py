@@ -283,6 +283,7 @@ def load_data(
     size=None,      # pixels a side: 8 for digits, 32 for the next two, 128 or 64 for celeba; any for a folder (default 32)
 ):                  # `Images`
     "Load a data set. Raises InputError for a name, split or size that does not exist, or if it cannot be had."
+    if not isinstance(name_or_folder, (str, Path)): raise InputError(f"a data set goes by its name or folder, not by {type(name_or_folder).__name__}")
     if split not in ("train", "test"): raise InputError(f"unknown split '{split}': there are train and test")
     if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or size < 1):
         raise InputError(f"size must be a whole number of pixels, at least 1, not {size!r}")

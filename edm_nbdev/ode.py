@@ -16,7 +16,8 @@ def expand(
     sigma,  # noise level: a number, a scalar tensor or (B,)
     x,      # images (B,...) that it belongs to
 ):          # sigma in the dtype and on the device of `x`: scalar, or (B,1,1,1)
-    "Shape `sigma` so that it multiplies each image of `x` by its own noise level."
+    "Shape `sigma` so that it multiplies each image of `x` by its own noise level. Raises InputError for images of whole numbers."
+    if not x.is_floating_point(): raise InputError(f"images must be floating-point numbers, not {x.dtype}: of pixels, `from_pixels` makes them")
     sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
     return sigma.reshape(-1, *[1] * (x.ndim - 1)) if sigma.ndim else sigma
 

@@ -16,8 +16,10 @@ from torchvision.utils import make_grid
 def to_pixels(
     x,  # images in [-1,1], any shape; values outside are clipped
 ):      # the same images as uint8 in 0..255
-    "What a screen shows of `x`: the inverse of `u/127.5 - 1`."
-    return ((torch.as_tensor(x) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    "What a screen shows of `x`: the inverse of `u/127.5 - 1`. Raises ValueError for what are pixels already."
+    x = torch.as_tensor(x)
+    if x.dtype == torch.uint8: raise ValueError("images must be numbers in [-1,1], not uint8 pixels: `edm_nbdev.data.from_pixels` makes them")
+    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 # %% ../nbs/00_plots.ipynb #179674e1
 class Picture(Figure):
@@ -118,8 +120,8 @@ def plot_curves(
 # %% ../nbs/00_plots.ipynb #dc2b7c72
 def plot_hist(
     values,         # {name: numbers}, tensors of any shape
+    alt,            # what to see
     xlabel='value', # symbol and meaning of the numbers, with their unit
-    alt=None,       # what to see
     bins=60,        # how many bins, the same for all
 ):                  # a `Picture`
     "Draw the densities of several sets of numbers over each other."

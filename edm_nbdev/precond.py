@@ -4,7 +4,7 @@
 __all__ = ['coefficients', 'Denoiser', 'edm_loss']
 
 # %% ../nbs/04_precond.ipynb #9f715c86
-from types import SimpleNamespace
+from collections import namedtuple
 
 import torch
 from torch import nn
@@ -12,19 +12,21 @@ from torch import nn
 from .ode import expand
 
 # %% ../nbs/04_precond.ipynb #8394b869
+_Coefficients = namedtuple('_Coefficients', 'c_skip c_out c_in c_noise')
+
 def coefficients(
     sigma,       # noise level, a tensor of any shape
     sigma_data,  # root mean square of the training data
-):               # a namespace of c_skip, c_out, c_in, c_noise, each shaped as sigma
+):               # a named tuple of c_skip, c_out, c_in, c_noise, each shaped as sigma
     "The preconditioning of EDM (Table 1, last column; derived in App. B.6)."
     total = (sigma**2 + sigma_data**2).sqrt()
-    return SimpleNamespace(c_skip=sigma_data**2 / total**2, c_out=sigma * sigma_data / total, c_in=1 / total, c_noise=sigma.log() / 4)
+    return _Coefficients(c_skip=sigma_data**2 / total**2, c_out=sigma * sigma_data / total, c_in=1 / total, c_noise=sigma.log() / 4)
 
 # %% ../nbs/04_precond.ipynb #075e9f4c
 class Denoiser(nn.Module):
     "D(x; sigma) = c_skip x + c_out F(c_in x; c_noise), a denoiser made of a network (eq. 7)."
     def __init__(self,
-        net,          # F: called (x, c_noise (B,) or (1,), label) it returns a tensor like x; its `n_classes`, if any, is the null class
+        net,          # F, best a module: called (x, c_noise (B,) or (1,), label) it returns a tensor like x; its `n_classes`, if any, is the null class
         sigma_data,   # root mean square about zero of the training data
         config=None,  # what it was trained with, for those who load it
         data=None,    # name, classes, shape and sigma_data of what it was trained on
@@ -39,7 +41,7 @@ class Denoiser(nn.Module):
         label=None,  # classes int64 (B,); None or n_classes for no class
         augment=None,  # how the clean images were changed (B,9), in training; None for not at all
     ):               # the clean images expected behind them, in the dtype of `x`
-        "D(x; sigma), computed in float32 whatever the dtype of `x`; the network may use less inside."
+        "D(x; sigma), computed in float32 whatever the dtype of `x`; the network may use less inside, under torch.autocast. Labels are not checked."
         images = x.float()
         c = coefficients(expand(sigma, images), self.sigma_data)
         told = {} if augment is None else {'augment': augment}

@@ -20,8 +20,9 @@ from .unet import UNet
 # %% ../nbs/05b_presets.ipynb #98887cc8
 @dataclass(frozen=True)
 class TrainConfig:
-    "What a run is, and how far it goes (the fields in `BUDGET`). The defaults are `digits`. Raises InputError for numbers out of range."
-    preset: str = 'digits'         # the preset it started from
+    """What a run is, and how far it goes (the fields in `BUDGET`). The defaults are `digits`; for others start from `PRESETS`, as in
+    `replace(PRESETS['cifar10'], seed=1)`. Raises InputError for numbers out of range."""
+    preset: str = 'digits'         # the preset it started from: its name, which changes no other field
     data: str = 'digits'           # what `load_data` loads: a name, or a folder of pictures
     size: int = None               # pixels a side; None for what the data set has
     conditional: bool = True       # learn the classes, where the data has any
@@ -69,11 +70,14 @@ class TrainConfig:
         if self.minutes is not None: check('minutes', lambda v: v > 0, 'above 0')
         if self.P_mean is not None: check('P_mean', math.isfinite, 'finite')
         if self.decay_images is not None: check('decay_images', lambda v: v > 0, 'above 0')
+        if self.size is not None: check('size', lambda v: whole(v) and v >= 1, 'a whole number from 1 up')
+        for name in ('mults', 'attention_resolutions', 'ema_lengths'):
+            if not isinstance(getattr(self, name), (tuple, list)): raise InputError(f"{name} must be a tuple, as in {name}=({getattr(self, name)},)")
         if not self.mults or not all(isinstance(m, int) and m >= 1 for m in self.mults): raise InputError(f"mults must be whole numbers from 1 up, not {self.mults}")
         if not all(0 < length < .28 for length in self.ema_lengths): raise InputError(f"ema_lengths must be above 0 and below 0.28, not {self.ema_lengths}")
         if self.precision not in (None, 'float32', 'bf16'): raise InputError(f"precision must be float32 or bf16, not {self.precision}")
         halvings = len(self.mults) - 1
-        if self.size is not None and (self.size < 1 or self.size % (self.patch * 2**halvings)):
+        if self.size is not None and self.size % (self.patch * 2**halvings):
             times = {1: 'once', 2: 'twice'}.get(halvings, f'{halvings} times')
             raise InputError(f"size {self.size} with patch {self.patch} cannot be halved {times}: it must be a multiple of {self.patch * 2**halvings}")
 
@@ -123,7 +127,10 @@ def make_denoiser(
     return Denoiser(net, data.sigma_data, config, data)
 
 @contextmanager
-def seeded(*key, device=torch.device('cpu')):
+def seeded(
+    *key,  # the address, as for `keyed_rng`
+    device=torch.device('cpu'),  # the CPU, or a GPU whose random numbers are to be lent as well
+):
     "Let torch's global random numbers inside the block depend on the key alone, and leave no trace outside."
     with torch.random.fork_rng([device] if device.type == 'cuda' else []):
         seed = int(keyed_rng(*key).integers(2**63))

@@ -74,7 +74,7 @@ def saved_config(
 def locked(
     run,  # folder of a run
 ):
-    "Keep other trainings out of the folder while the block runs: a lock that ends with the process, whatever happens."
+    "Keep other trainings out of the folder while the block runs: a lock that ends with the process, whatever happens. Raises InputError if one is in it."
     if not fcntl: yield; return
     place = os.open(run, os.O_RDONLY)
     try:

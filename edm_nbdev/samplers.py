@@ -33,7 +33,8 @@ def _pairs(sigmas, x):
     if sigmas.ndim not in (1, 2) or sigmas.ndim == 2 and sigmas.shape[1] != len(x):
         raise InputError(f"noise levels must be (n+1,), or (n+1,{len(x)}) for these {len(x)} images, not {tuple(sigmas.shape)}")
     if len(sigmas) < 2 or not (sigmas.isfinite().all() and (sigmas[-1] >= 0).all()):
-        raise InputError(f"noise levels must be at least two, finite and not below 0, and fall: not {len(sigmas)} from {sigmas.max():g} to {sigmas.min():g}")
+        raise InputError(f"noise levels must be at least two, finite and not below 0, and fall: not "
+                         f"{len(sigmas)}{f' from {sigmas.max():g} to {sigmas.min():g}' if sigmas.numel() else ''}")
     rising = (sigmas.diff(dim=0) >= 0).nonzero()
     if len(rising): raise InputError(f"noise levels must be falling, but after level {rising[0, 0]} comes one that is not lower")
     if (sigmas[-1] == 0).any() and (sigmas[-1] > 0).any(): raise InputError("all images must end at 0, or none of them")
@@ -197,7 +198,8 @@ def sample(
     method="heun",  # a name from METHODS: "euler", "heun", "dpmpp_2m", "adams_bashforth" or "stochastic_heun"
     **kw,           # further arguments of that method
 ):                  # images at sigmas[-1], as `x`
-    """Walk from sigmas[0] to sigmas[-1] and return where the walk ends.
+    """Walk from sigmas[0] to sigmas[-1] and return where the walk ends. The denoiser gets sigma in float64 and on the CPU, scalar
+    or (B,). Gradients go through the walk: put it under `torch.no_grad()` where none are wanted.
     Raises InputError for an unknown method, levels that do not fall, or a denoiser whose answer has another shape or is not finite."""
     for step in check_method(method, **kw)(denoiser, x, sigmas, **kw): pass
     return step.x_next

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import torch
 
 from .data import InputError, keyed_rng
-from .plots import to_pixels
 from .samplers import karras_sigmas, sample
 
 # %% ../nbs/06a_tracking.ipynb #c3c97222
@@ -76,6 +75,7 @@ def draw_grid(
 ):             # uint8 (H,W,C), the pictures in one
     "A grid of pictures from the same noise every time."
     from torchvision.utils import make_grid
+    from edm_nbdev.plots import to_pixels
     device = next(denoiser.parameters()).device
     x = torch.from_numpy(keyed_rng('grid').standard_normal((n, *denoiser.data.shape), dtype='float32')).to(device)
     label = torch.arange(n, device=device) % denoiser.n_classes if denoiser.n_classes else None
@@ -90,7 +90,7 @@ def track(
     every=50,         # steps between two points
     grids=20,         # points between two grids of pictures
 ):                    # yields the same steps
-    "Send figures and pictures to Weights & Biases. A failure there is reported once and never stops training."
+    "Send figures and pictures to Weights & Biases. A failure there is reported once and never stops training. Raises InputError for another mode."
     if mode not in ('disabled', 'offline', 'online'):
         raise InputError(f"wandb can be disabled, offline or online, not '{mode}'")
     return steps if mode == 'disabled' else _track(steps, config, mode, every, grids)

@@ -157,7 +157,7 @@ class UNet(nn.Module):
         "Raises InputError for images of another shape, or a label where there are none."
         if x.shape[1:] != self.shape:
             raise InputError(f"images of shape {tuple(x.shape[1:])} do not fit this network, which is made for {self.shape}")
-        emb, skips = self.embed(c_noise, label, augment, len(x)), []
+        emb, skips = self.embed(c_noise, label, augment, x.shape[0]), []
         x = self.stem(F.pixel_unshuffle(x, self.patch))
         for i, level in enumerate(self.down):
             if i: x = F.avg_pool2d(x, 2)
