@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['PICTURES', 'N_AUGMENT', 'from_pixels', 'Images', 'root_mean_square', 'InputError', 'square_pixels', 'written_beside',
-           'data_root', 'load_data', 'keyed_rng', 'batch_indices', 'draw_changes', 'apply_changes']
+           'data_root', 'load_data', 'images_from', 'keyed_rng', 'batch_indices', 'draw_changes', 'apply_changes']
 
 # %% ../nbs/01_data.ipynb #ddf9f330
 import hashlib, json, math, mmap, os, stat, warnings
@@ -300,6 +300,28 @@ def load_data(
         else: load = lambda split: _load_known(name, root, split, size)
     data = load(split)
     return data if split == 'train' else replace(data, sigma_data=load('train').sigma_data)
+
+# %% ../nbs/01_data.ipynb #b1a55e02
+def images_from(
+    pixels,        # uint8 (N,C,S,S), or (N,S,S) for grey ones; a tensor or an array
+    labels=None,   # whole numbers (N,), the first class is 0
+    classes=None,  # a name for each class; their numbers if not given
+    name='mine',   # what a run of it calls it
+):                 # `Images`
+    "A data set of what is in memory. Raises InputError if it is none."
+    images, classes = torch.as_tensor(pixels), classes and list(classes)
+    if images.ndim == 3: images = images[:, None]
+    if images.dtype != torch.uint8 or images.ndim != 4 or not images.numel() or images.shape[2] != images.shape[3]:
+        raise InputError(f"pixels must be uint8, square, with channels first: (N,C,S,S) or (N,S,S), not {images.dtype} {tuple(images.shape)}")
+    if labels is None: return Images(name, images, None, [], root_mean_square(images))
+    labels = torch.as_tensor(labels)
+    if labels.is_floating_point() or labels.shape != images.shape[:1]:
+        raise InputError(f"labels must be whole numbers ({len(images)},), one for each image, not {labels.dtype} {tuple(labels.shape)}")
+    labels = labels.long()
+    classes = classes or [str(c) for c in range(int(labels.max()) + 1)]
+    if labels.min() < 0 or labels.max() >= len(classes):
+        raise InputError(f"labels must be in 0..{len(classes) - 1}, not in {labels.min()}..{labels.max()}")
+    return Images(name, images, labels, classes, root_mean_square(images))
 
 # %% ../nbs/01_data.ipynb #17f17228
 def keyed_rng(

@@ -6,6 +6,7 @@ __all__ = ['guide', 'check_label', 'parse_label', 'parse_scale', 'check_scale', 
 
 # %% ../nbs/07_guidance.ipynb #1fd3df9d
 import math
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ def check_label(
 ):          # int64 (n,), or None
     "Labels for `n` images. Raises InputError for a class that the model does not have. Class 0 is a class; only None means no label."
     if label is None: return None
-    if not model.n_classes:
+    if not getattr(model, 'n_classes', 0):
         raise InputError(f"label {label} cannot be used: this model has no classes (only None, for no label)")
     name = getattr(getattr(model, 'data', None), 'name', 'this model')
     try: labels = torch.as_tensor(label)
@@ -157,11 +158,12 @@ def generate_walks(
     **sampler_args,    # further arguments of the method, such as S_churn
 ):                     # yields a walk, itself a generator of sampler steps, for each batch_size pictures; the last ones may be fill
     "Set out to draw `n` pictures, batch by batch. Raises InputError before any work if something does not fit."
-    if n < 1 or int(n) != n: raise InputError(f"n must be at least 1 and whole, not {n}")
+    for name, value, least in (('n', n, 1), ('seed', seed, 0), ('first', first, 0), ('batch_size', batch_size, 1)):
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least: raise InputError(f"{name} must be a whole number from {least} up, not {value!r}")
+    shape = getattr(getattr(model, 'data', None), 'shape', None)
+    if shape is None:
+        raise InputError("this model does not say the shape of a picture: tell it, as in Denoiser(net, sigma_data, data=SimpleNamespace(shape=(3, 32, 32)))")
     if 'randn_like' in sampler_args: raise InputError("generate draws its own noise, by seed: randn_like cannot be given")
-    for name, value in (('seed', seed), ('first', first)):
-        if value < 0 or int(value) != value: raise InputError(f"{name} must be a whole number from 0 up, not {value}")
-    if batch_size < 1: raise InputError(f"batch_size must be at least 1, not {batch_size}")
     labels, sampler, interval = check_label(label, n, model), check_method(method, **sampler_args), check_interval(cfg_interval)
     scale = check_scale(cfg_scale, labels, n, model)
     if guide_model is not None: check_pair(model, guide_model, label)
@@ -175,7 +177,7 @@ def generate_walks(
         def randn_like(x): return torch.from_numpy(np.stack([s.standard_normal(x.shape[1:], dtype=np.float32) for s in streams])).to(x)
         place = torch.arange(start, start + batch_size).clamp(max=n - 1)         # label and scale of the fill: the last picture's
         denoiser = guide(model, labels if labels is None else labels[place], scale[place] if scale.ndim else scale, interval, guide_model)
-        x = randn_like(torch.empty(batch_size, *model.data.shape, device=device)) * sigmas[0]
+        x = randn_like(torch.empty(batch_size, *shape, device=device)) * sigmas[0]
         own = {'randn_like': randn_like} if sampler is stochastic_heun else {}
         return sampler(torch.no_grad()(denoiser), x, sigmas, **sampler_args, **own)
     return (walk(start) for start in range(0, n, batch_size))
@@ -200,7 +202,7 @@ def generate(
     method="heun",     # "euler", "heun", "dpmpp_2m", "adams_bashforth" or "stochastic_heun"
     steps=18,          # steps of the sampler
     seed=0,            # another seed, other pictures
-    **sampler_args,    # further arguments of `generate_walks` or of the method
+    **sampler_args,    # of `generate_walks`, such as cfg_interval, sigma_max, or batch_size (a batch is filled up: 1 draws one picture soonest); or of the method
 ):                     # (n,C,H,W) in [-1,1]
     "Draw `n` pictures. Picture i depends on (seed, i) alone. Raises InputError before any work if something does not fit."
     return finish(generate_walks(model, n, label, cfg_scale, method, steps, seed, **sampler_args), n)

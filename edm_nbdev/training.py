@@ -166,14 +166,15 @@ def _from_first(value, workers):
     return box[0]
 
 # %% ../nbs/06_training.ipynb #70c49e2b
-def _begin(config, workers):
+def _begin(config, workers, data=None):
     "A training before its first step. Raises InputError if the batch cannot be shared or the data cannot be had."
     if config.batch_size % (workers.count * config.accumulate):
         raise InputError(f"batch_size {config.batch_size} cannot be shared by {workers.count} processes in {config.accumulate} parts: "
                          f"it must be a multiple of {workers.count * config.accumulate}")
-    if workers.rank == 0: load_data(config.data, config.root, size=config.size)   # one process makes the cache, the others find it
-    if workers.count > 1: dist.barrier()
-    data = load_data(config.data, config.root, size=config.size)
+    if data is None:
+        if workers.rank == 0: load_data(config.data, config.root, size=config.size)   # one process makes the cache, the others find it
+        if workers.count > 1: dist.barrier()
+        data = load_data(config.data, config.root, size=config.size)
     about = SimpleNamespace(name=data.name, classes=data.classes, shape=data.shape, sigma_data=data.sigma_data)
     denoiser = make_denoiser(config, about).to(workers.device).train()
     averages = {length: deepcopy(denoiser).eval().requires_grad_(False) for length in (None, *config.ema_lengths)}
@@ -262,14 +263,15 @@ def _next_step(run, config, now, workers):
 
 # %% ../nbs/06_training.ipynb #cf32718a
 def train(
-    config,  # a `TrainConfig`
-):           # yields step, images, loss, loss_mean, sigma, losses, norm, lr, skipped, denoiser, ema, averages, first, after each step
+    config,     # a `TrainConfig`
+    data=None,  # `Images` of your own, for which config.data then only is a name; None loads config.data
+):              # yields step, images, loss, loss_mean, sigma, losses, norm, lr, skipped, denoiser, ema, averages, first, after each step
     """Train, from where config.run stands. To leave early, break out of `for step in train(config)`, or close the generator.
     Raises InputError before any work if the data, the device or the run cannot be used, and later if ten gradients in a row are
     not finite; OSError if the disk is full. What was saved stays whole."""
-    config, device = _decided(config)
+    config, device = _decided(config if data is None else replace(config, data=data.name))
     workers, run = processes(device), config.run and Path(config.run)
-    keeps, now = run and workers.rank == 0, _begin(config, workers)
+    keeps, now = run and workers.rank == 0, _begin(config, workers, data)
     with open_run(run, _plain(config), BUDGET, _OLD) if keeps else nullcontext() as saved:
         saved = _from_first(saved, workers)
         if saved is not None: _resume(run, now, saved)

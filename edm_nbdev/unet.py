@@ -82,12 +82,11 @@ class Block(nn.Module):
         return self.attention((self.skip(x) + self.conv2(self.dropout(h))) * math.sqrt(.5))
 
 # %% ../nbs/05_unet.ipynb #3275d894
-def _resolutions(size, channels, width, mults, attention_resolutions, head_channels, patch):
+def _resolutions(size, width, mults, attention_resolutions, head_channels, patch):
     "Pixels a side at each level. Raises InputError where numbers do not fit each other."
     halvings = len(mults) - 1
     if size % (patch * 2**halvings):
         raise InputError(f"size {size} with patch {patch} cannot be halved {halvings} times: it must be a multiple of {patch * 2**halvings}")
-    if channels not in (1, 3): raise InputError(f"images have 1 channel (grey) or 3 (colour), not {channels}")
     resolutions = [size // patch // 2**level for level in range(len(mults))]
     if set(attention_resolutions) - set(resolutions):
         raise InputError(f"attention_resolutions {tuple(attention_resolutions)} are not among those of this network, {tuple(resolutions)}")
@@ -101,7 +100,7 @@ class UNet(nn.Module):
     "The network F(x, c_noise, label) of the paper's eq. 7."
     def __init__(self,
         size,                      # pixels a side
-        channels=1,                # 1 for grey, 3 for colour
+        channels=1,                # of an image: 1 for grey, 3 for colour
         n_classes=0,               # 0 for images without labels
         width=32,                  # channels at full resolution
         mults=(1, 2),              # channels at each level, in units of width; each level halves the resolution
@@ -113,7 +112,7 @@ class UNet(nn.Module):
         patch=1,                   # 2: squares of 2x2 pixels become channels, so that inside all is half as wide (space-to-depth)
     ):
         super().__init__()
-        resolutions = _resolutions(size, channels, width, mults, attention_resolutions, head_channels, patch)
+        resolutions = _resolutions(size, width, mults, attention_resolutions, head_channels, patch)
         self.shape, self.n_classes, self.patch = (channels, size, size), n_classes, patch
         c_emb = 4 * width
         self.embed_noise = nn.Sequential(nn.Linear(32, c_emb), nn.SiLU(), nn.Linear(c_emb, c_emb))  # 2x16 noise features
