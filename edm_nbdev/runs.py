@@ -110,7 +110,10 @@ def open_run(
         check_same_run(run, {**defaults, **saved}, config, free)
         try: (run/'test.part').touch(); (run/'test.part').unlink()
         except OSError as e: raise InputError(f"cannot write to '{run}': {e.strerror}") from e
-        yield state
+        try: yield state
+        except BaseException:
+            if names() == {'config.json'}: (run/'config.json').unlink()      # nothing came of it: the folder is free for other decisions
+            raise
 
 # %% ../nbs/05a_runs.ipynb #fe2f6e63
 def cut_log(
