@@ -29,13 +29,14 @@ def _one_line_errors():
         from edm_nbdev.guidance import out_of_memory
         no_memory = out_of_memory(e)
         if not is_cli() or not (no_memory or isinstance(e, (InputError, OSError))): raise
-        print(f"{name}: {'out of memory: take a smaller batch_size or n' if no_memory else e}", file=sys.stderr)
+        print(f"{name}: {'out of memory: take a smaller batch_size or n, or train each batch in parts, as in --accumulate 4' if no_memory else e}", file=sys.stderr)
         raise SystemExit(2) from None
 
 def _check_writable(path):
     "Raise InputError if a file cannot be written at `path`."
-    from edm_nbdev.data import InputError
+    from edm_nbdev.data import PICTURES, InputError
     if not str(path) or Path(path).is_dir(): raise InputError(f"cannot write '{path}': it is not the name of a file")
+    if Path(path).suffix.lower() in PICTURES[1:]: raise InputError(f"cannot write '{path}': pictures are written as PNG: take {Path(path).with_suffix('.png')}")
     part = Path(f'{path}.part')
     try: part.touch(); part.unlink()
     except OSError as e: raise InputError(f"cannot write '{path}': {e.strerror}") from e
@@ -101,9 +102,9 @@ def edm_train(
     with _one_line_errors():
         from dataclasses import replace
         import torch
-        from edm_nbdev.data import InputError, load_data
+        from edm_nbdev.data import _SIZES, InputError
         from edm_nbdev.tracking import show_progress, track, write_log
-        from edm_nbdev.training import PRESETS, leave_together, pick_device, processes, train
+        from edm_nbdev.training import PRESETS, _begin, leave_together, pick_device, processes, train
         known = data in ('digits', 'fashion_mnist', 'cifar10', 'celeba')        # the others are folders
         if data and not known and Path(data).expanduser().is_dir(): data = str(Path(data).expanduser().resolve())
         preset = preset or (data if known else 'folder' if data else 'digits')
@@ -112,13 +113,13 @@ def edm_train(
         given = dict(data=data, size=size, images=images, minutes=minutes, batch_size=batch_size, lr=lr, seed=seed, root=root, device=device, precision=precision, accumulate=accumulate)
         config = replace(PRESETS[preset], run=run or f"runs/{Path(data).name if preset == 'folder' else preset}", conditional=not unconditional,
                          **{k: v for k, v in given.items() if v is not None})
-        if size and config.size != PRESETS[preset].size:                         # attention stays at the same depth
-            usual = PRESETS[preset].size or 32
-            config = replace(config, attention_resolutions=tuple(r * size // usual for r in config.attention_resolutions))
+        usual, pixels = (c.size or _SIZES.get(c.data, (32,))[0] for c in (PRESETS[preset], config))
+        if pixels != usual:                                                      # attention stays at the same depth
+            config = replace(config, attention_resolutions=tuple(r * pixels // usual for r in config.attention_resolutions))
         steps, last = track(show_progress(write_log(train(config), config), config), config, wandb), None
         if fresh:
-            load_data(config.data, config.root, size=config.size)                # what would fail should fail before the old run is moved
             workers = processes(pick_device(config.device))
+            _begin(config, workers)                                              # what would fail should fail before the old run is moved
             if workers.rank == 0 and any((Path(config.run)/f).is_file() for f in ('config.json', 'state.pt')): _set_aside(config.run)
             if workers.count > 1: torch.distributed.barrier()
         try:
