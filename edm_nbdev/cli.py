@@ -87,7 +87,7 @@ def edm_train(
     root:str=None,        # where data sets and their caches lie; $EDM_DATA, or else a folder in your home
     run:str=None,         # folder of the run; runs/PRESET if not given; an existing run goes on
     images:int=None,      # images to see in all, if not the preset's
-    minutes:float=None,   # stop after this many minutes, if that comes first
+    minutes:float=None,   # stop training after this many minutes, if that comes first; the pictures come after
     batch_size:int=None,  # images in a step, if not the preset's
     lr:float=None,        # learning rate, if not the preset's
     seed:int=None,        # another seed, another run; the preset's is 0

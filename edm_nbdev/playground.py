@@ -287,12 +287,12 @@ def edm_playground(
         notebook = _find_notebook()
         try: from voila.app import Voila
         except ImportError as e: raise InputError("the app needs Voilà, which is not installed: pip install 'edm_nbdev[app]'") from e
-        try: socket.create_server(('127.0.0.1', port or -1)).close()
-        except (OSError, OverflowError) as e:
-            raise InputError(f"port {port} is taken, perhaps by a playground that still runs, or no port from 1024 to 65535: take another, as in --port {port + 1 if 1023 < port < 65535 else 8866}") from e
+        if not 1024 <= port <= 65535: raise InputError(f"port must be from 1024 to 65535, not {port}")
+        try: socket.create_server(('127.0.0.1', port)).close()
+        except OSError as e: raise InputError(f"port {port} is taken, perhaps by a playground that still runs: take another, as in --port {port + 1 if port < 65535 else 8866}") from e
         print(f"The playground is at http://127.0.0.1:{port}/ (a page takes some seconds to come; Ctrl-C ends it)", flush=True)
         os.environ['JUPYTER_PATH'] = os.pathsep.join([str(notebook.parent), *filter(None, [os.environ.get('JUPYTER_PATH')])])  # where Voilà looks for templates
-        Voila.launch_instance([str(notebook), f'--port={port}', '--Voila.ip=127.0.0.1', '--Voila.port_retries=0', '--Voila.log_level=WARN',
+        Voila.launch_instance([str(notebook), f'--port={port}', '--Voila.ip=127.0.0.1', '--Voila.port_retries=0', '--Voila.log_level=ERROR',
                                f'--RegexRemovePreprocessor.patterns={NOT_IN_APP}', f'--VoilaExporter.template_file={notebook.stem}.html.j2',
                                '--VoilaConfiguration.allow_template_override=NO', '--VoilaConfiguration.extension_denylist=jupyterlab-jupytext',
                                *['--no-browser'] * no_browser])

@@ -4,7 +4,7 @@
 __all__ = ['METRICS', 'open_rows', 'fill_rows', 'labels_like', 'evaluate', 'report_table']
 
 # %% ../nbs/08a_report.ipynb #cf466883
-import hashlib, json, math, time
+import hashlib, json, time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -115,7 +115,8 @@ def labels_like(
 def _load_both(model, data, root):
     "Training and test split of the model's data, the second None where there is none. Raises InputError if they are other data."
     name, size = data or model.config.data, model.config.size
-    train = load_data(name, root, size=size)
+    try: train = load_data(name, root, size=size)
+    except InputError as e: raise e if data else InputError(f"{e}. If the pictures have moved, say where they are (--data)") from e
     try: unseen = load_data(name, root, 'test', size=size)
     except InputError: unseen = None
     if tuple(train.shape) != tuple(model.data.shape) or model.n_classes and list(train.classes) != list(model.data.classes):
@@ -170,6 +171,10 @@ def evaluate(
     metrics, workers = _asked(metrics, model, train.labels is not None, unseen, features), processes(device)
     labels = labels_like(train, n) if model.n_classes else None
     generate_walks(model, n, labels, batch_size=batch_size, **settings)           # which says what does not fit
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder)/'.part').touch(); (Path(folder)/'.part').unlink()
+    except OSError as e: raise InputError(f"cannot write to '{folder}': {e.strerror}. Choose another folder (--out)") from e
     named, guide = {k: v for k, v in settings.items() if k != 'guide_model'}, settings.get('guide_model')
     if guide: named['guide_model'] = _fingerprint(*guide.state_dict().values())
     pictures = _fingerprint(train.images[::max(1, len(train) // 1000)], train.labels, list(train.images.shape), list(train.classes))

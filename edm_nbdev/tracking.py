@@ -100,7 +100,7 @@ def _track(steps, config, mode, every, grids):
     def attempt(action):
         "Do it, or report once that it failed and do without a tracker from now on."
         try: return action()
-        except Exception as e: print(f"wandb failed, training goes on without it: {e}")
+        except Exception as e: print(f"wandb failed, training goes on without it: {str(e).partition(chr(10))[0] or type(e).__name__}")
     def start():
         import wandb
         return wandb.init(project='edm_nbdev', name=config.run and Path(config.run).name, dir=config.run, mode=mode, config=asdict(config))
