@@ -309,7 +309,7 @@ def images_from(
     name='mine',   # what a run of it calls it
 ):                 # `Images`
     "A data set of what is in memory. Raises InputError if it is none."
-    images, classes = torch.as_tensor(pixels), classes and list(classes)
+    images = torch.as_tensor(pixels)
     if images.ndim == 3: images = images[:, None]
     if images.dtype != torch.uint8 or images.ndim != 4 or not images.numel() or images.shape[2] != images.shape[3]:
         raise InputError(f"pixels must be uint8, square, with channels first: (N,C,S,S) or (N,S,S), not {images.dtype} {tuple(images.shape)}")
@@ -318,7 +318,7 @@ def images_from(
     if labels.is_floating_point() or labels.shape != images.shape[:1]:
         raise InputError(f"labels must be whole numbers ({len(images)},), one for each image, not {labels.dtype} {tuple(labels.shape)}")
     labels = labels.long()
-    classes = classes or [str(c) for c in range(int(labels.max()) + 1)]
+    classes = [str(c) for c in range(int(labels.max()) + 1)] if classes is None else list(classes)
     if labels.min() < 0 or labels.max() >= len(classes):
         raise InputError(f"labels must be in 0..{len(classes) - 1}, not in {labels.min()}..{labels.max()}")
     return Images(name, images, labels, classes, root_mean_square(images))

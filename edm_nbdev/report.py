@@ -173,7 +173,7 @@ def evaluate(
     generate_walks(model, n, labels, batch_size=batch_size, **settings)           # which says what does not fit
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder)/'.part').touch(); (Path(folder)/'.part').unlink()
+        (Path(folder)/'.part').touch(); (Path(folder)/'.part').unlink(missing_ok=True)      # another process may be faster
     except OSError as e: raise InputError(f"cannot write to '{folder}': {e.strerror}. Choose another folder (--out)") from e
     named, guide = {k: v for k, v in settings.items() if k != 'guide_model'}, settings.get('guide_model')
     if guide: named['guide_model'] = _fingerprint(*guide.state_dict().values())
