@@ -1,7 +1,8 @@
 "Installs what settings.ini describes."
 from configparser import ConfigParser
 from pathlib import Path
-from setuptools import setup, find_packages
+
+from setuptools import find_packages, setup
 
 parser = ConfigParser(delimiters=['='])
 parser.read(Path(__file__).parent/'settings.ini', encoding='utf-8')
@@ -21,7 +22,7 @@ setup(
     python_requires='>=' + cfg['min_python'],
     install_requires=cfg['requirements'].split(),
     extras_require={name: cfg[f'{name}_requirements'].split() for name in ('dev', 'app', 'docs', 'fid')},
-    package_data={cfg['lib_name']: ['weights/*']},
-    data_files=[('share/edm_nbdev', ['nbs/10_playground.ipynb', 'nbs/10_playground.html.j2'])],   # what edm_playground serves
+    package_data={cfg['lib_name']: ['py.typed', 'weights/*']},
+    data_files=[('share/edm_nbdev', ['nbs/11_playground.ipynb', 'nbs/11_playground.html.j2'])],  # for edm_playground
     entry_points={'console_scripts': cfg['console_scripts'].split()},
 )

@@ -1,19 +1,68 @@
-"""EDM in ten lines: `load_model`, `generate`, `show_grid`. The lessons in `nbs` derive what stands behind them."""
+"EDM in ten lines: `load_model`, `generate`, `show_grid`. The lessons in `nbs` derive what stands behind them."
 
 __version__ = "0.0.1"
 
-import importlib, os, sys
+import sys as _sys
+from types import ModuleType as _ModuleType
+from typing import TYPE_CHECKING as _TYPE_CHECKING
 
-_home = {'load_model': 'presets', 'generate': 'guidance', 'show_grid': 'plots'}  # the face of the package, and the module of each name
+# The face of the package: names and their modules. Each loads where it is first used, so `import edm_nbdev` is instant.
+_home = {
+    'load_model': 'models', 'list_models': 'models', 'save_model': 'models', 'generate': 'generation',
+    'show_grid': 'plots', 'load_data': 'data', 'PRESETS': 'config', 'train': 'loop', 'evaluate': 'report',
+}
+_modules = (
+    'core', 'plots', 'data', 'ode', 'samplers', 'designs', 'precond', 'unet', 'training', 'guidance', 'metrics',
+    'playground', 'averages', 'augment', 'folders', 'devices', 'runs', 'config', 'models', 'generation', 'judges',
+    'loop', 'tracking', 'report', 'cli', 'app',
+)
 __all__ = list(_home)
 
-# The commands import torch when they start to work: so their --help, and a Ctrl-C, answer at once.
-if not os.path.basename((getattr(sys, 'argv', None) or [''])[0]).startswith(('edm_train', 'edm_sample', 'edm_evaluate')): import torch
+if _TYPE_CHECKING:  # for editors and type checkers, which do not run `__getattr__`
+    from . import (
+        app, augment, averages, cli, config, core, data, designs, devices, folders, generation, guidance, judges,
+        loop, metrics, models, ode, playground, plots, precond, report, runs, samplers, tracking, training, unet,
+    )
+    from .config import PRESETS
+    from .data import load_data
+    from .generation import generate
+    from .loop import train
+    from .models import list_models, load_model, save_model
+    from .plots import show_grid
+    from .report import evaluate
 
 def __getattr__(name):
-    "Import the face's names where they are first used, so that `import edm_nbdev` loads torch and nothing else that is heavy."
-    if name not in _home: raise AttributeError(f"module 'edm_nbdev' has no attribute '{name}': it has {', '.join(_home)}; the rest is in its modules, as in "
-                                             "`from edm_nbdev.samplers import sample`")
-    return getattr(importlib.import_module(f'edm_nbdev.{_home[name]}'), name)
+    "Import a name of the face, or a module, where it is first used."
+    from importlib import import_module
+    if name in _home: found = getattr(import_module(f'{__name__}.{_home[name]}'), name)
+    elif name in _modules: found = import_module(f'{__name__}.{name}')
+    else:
+        raise AttributeError(f"module 'edm_nbdev' has no attribute '{name}': it has {', '.join(_home)}. The rest is in "
+                             f"{', '.join(_modules)}, as in `from edm_nbdev.samplers import sample`")
+    globals()[name] = found
+    return found
 
-def __dir__(): return sorted([*globals(), *__all__])
+def __dir__(): return sorted(['__version__', *_home, *_modules])
+
+# Modules that are gone: for one version their names answer from their new homes, with a DeprecationWarning.
+_gone = {
+    'presets': dict(
+        BUDGET='config', PRESETS='config', TrainConfig='config', make_denoiser='models', save_model='models',
+        load_model='models', seeded='core', pick_device='devices', native_bf16='devices',
+    ),
+    'evaluation': dict(
+        Moments='metrics', frechet_distance='metrics', kernel_distance='metrics', nearest='metrics',
+        precision_recall='metrics', copying_ratio='metrics', log_likelihood='metrics', bits_per_dim='metrics',
+        Classifier='judges', train_classifier='judges', load_inception='judges',
+    ),
+    'ema': dict(profile_product='averages', mixture='averages', saved_averages='models', reconstruct='models'),
+}
+
+class _Gone(_ModuleType):
+    "A module whose names have all moved."
+    def __getattr__(self, name):
+        if name.startswith('__'): raise AttributeError(name)
+        from .core import moved
+        return moved(self.__name__, **_gone[self.__name__.rpartition('.')[2]])(name)
+
+for _name in _gone: _sys.modules[f'{__name__}.{_name}'] = _Gone(f'{__name__}.{_name}', 'Its names have moved.')

@@ -1,6 +1,13 @@
 """Make the course's web site in _site/ from the committed notebooks and their outputs. usage: python .ci/site/build.py
-No notebook is run and nothing is fetched. Any warning, such as a link to a heading that is not there, fails the build."""
-import ast, inspect, json, re, shutil, sys, tempfile, warnings
+No notebook is run and nothing is fetched. Any warning, such as a link to a heading that is missing, fails the build."""
+import ast
+import inspect
+import json
+import re
+import shutil
+import sys
+import tempfile
+import warnings
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -13,61 +20,78 @@ root = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(root))
 from edm_nbdev._modidx import d as modidx
 
-warnings.filterwarnings('ignore', 'Unknown section')                         # in docstrings of matplotlib, which a class here inherits
+warnings.filterwarnings('ignore', 'Unknown section')    # in docstrings of matplotlib, which a class here inherits
 mathjax = files('sphinx-mathjax-offline')/'static'/'mathjax'/'tex-svg.js'   # MathJax 3.2.2 in one file
-notebooks = sorted(path for path in (root/'nbs').glob('*.ipynb') if path.stem != 'index')
+lessons = sorted(path for path in (root/'nbs').glob('*.ipynb') if path.stem != 'index')
+rooms = ('house', 'core', 'plots', 'augment', 'folders', 'devices', 'runs', 'config', 'models', 'generation', 'judges',
+         'loop', 'tracking', 'report', 'commands', 'app')                 # from the ground up
+workshop = [root/'nbs'/'workshop'/f'{room}.ipynb' for room in rooms]
+notebooks = lessons + workshop
 modules = {name: import_module(name) for name in sorted(modidx['syms'])}
-home = {name: module for module in modules for name in modules[module].__all__}   # where each name of the package is described
+home = {name: module for module in modules for name in modules[module].__all__}   # where each name is described
 config = dict(
     project='edm_nbdev', author='the edm_nbdev team', copyright='2026 onwards, the edm_nbdev team', language='en',
-    extensions=['myst_nb', 'sphinx.ext.mathjax'], nitpicky=True, nitpick_ignore_regex=[('py:class', '.*')], root_doc='index',
-    nb_execution_mode='off', nb_ipywidgets_js={}, nb_merge_streams=True, nb_render_markdown_format='myst', nb_code_prompt_show='Show the code', nb_code_prompt_hide='Hide the code',
-    myst_enable_extensions=['dollarmath', 'amsmath', 'fieldlist', 'html_image'], myst_dmath_double_inline=True, myst_heading_anchors=4, myst_heading_slug_func='__main__.slug',
+    extensions=['myst_nb', 'sphinx.ext.mathjax'], nitpicky=True, nitpick_ignore_regex=[('py:class', '.*')],
+    root_doc='index', nb_execution_mode='off', nb_ipywidgets_js={}, nb_merge_streams=True,
+    nb_render_markdown_format='myst', nb_code_prompt_show='Show the code', nb_code_prompt_hide='Hide the code',
+    myst_enable_extensions=['dollarmath', 'amsmath', 'fieldlist', 'html_image'], myst_dmath_double_inline=True,
+    myst_heading_anchors=4, myst_heading_slug_func='__main__.slug',
     mathjax_path='tex-svg.js', mathjax3_config={'options': {'menuOptions': {'settings': {'assistiveMml': True}}}},
     add_module_names=False, toc_object_entries_show_parents='hide',
-    html_theme='sphinx_book_theme', html_title='edm_nbdev', html_copy_source=False, html_scaled_image_link=False, html_show_sourcelink=False,
-    html_static_path=[str(Path(__file__).parent/'static'), str(mathjax)], html_css_files=['site.css'], html_last_updated_fmt=None, html_use_index=False, html_domain_indices=False,
+    html_theme='sphinx_book_theme', html_title='edm_nbdev', html_copy_source=False, html_scaled_image_link=False,
+    html_show_sourcelink=False, html_static_path=[str(Path(__file__).parent/'static'), str(mathjax)],
+    html_css_files=['site.css'], html_last_updated_fmt=None, html_use_index=False, html_domain_indices=False,
     html_context={'default_mode': 'auto'},
-    html_theme_options={'navbar_persistent': [], 'use_download_button': False, 'use_fullscreen_button': False, 'pygments_light_style': 'a11y-high-contrast-light', 'pygments_dark_style': 'a11y-high-contrast-dark'})
+    html_theme_options={
+        'navbar_persistent': [], 'use_download_button': False, 'use_fullscreen_button': False,
+        'pygments_light_style': 'a11y-high-contrast-light', 'pygments_dark_style': 'a11y-high-contrast-dark'})
 
 def slug(title):
     "The anchor that Jupyter gives a heading."
     return title.strip().replace(' ', '-')
 
 def linked(text):
-    "Markdown in which names of the package, in backticks, lead to their description, and anchors are as `slug` makes them."
+    "Markdown in which names of the package, in backticks, lead to their description, and anchors are as `slug` says."
     def to_name(m):
         if m[1] in modules: return f'{{py:mod}}`{m[1]}`'
         path, call, _ = m[1].partition('(')
         *before, name = re.sub(r'^edm(_nbdev)?\.', '', path).split('.')
-        if before and name not in home and before[-1] in home and before[-1][0].isupper(): name = before.pop()      # a class's method
+        if before and name not in home and before[-1] in home and before[-1][0].isupper():
+            name = before.pop()                                                     # a class's method
         if name not in home or '<' in call or before and home[name] != f'edm_nbdev.{before[0]}': return m[0]
         return f'{{py:obj}}`{m[1]} <{home[name]}.{name}>`'
     def outside_code(s):
-        s = re.sub(r'(\]\(<?(?:\w+\.ipynb)?#)([^)>\s]+)', lambda m: m[1] + re.sub(r'\$[^$]*\$', '', unquote(m[2])), s)
+        anchors = r'(\]\(<?(?:[\w./]+\.ipynb)?#)([^)>\s]+)'
+        s = re.sub(anchors, lambda m: m[1] + re.sub(r'\$[^$]*\$', '', unquote(m[2])), s)
         s = re.sub(r'(<summary>.*?</summary>)', r'\1\n\n', s).replace('</details>', '\n\n</details>')
-        return re.sub(r'^#.*$|\[[^\]]*\]\([^)]*\)|`` .*? ``|`([^`\n]+)`', lambda m: to_name(m) if m[1] else m[0], s, flags=re.M)
+        words = r'^#.*$|\[[^\]]*\]\([^)]*\)|`` .*? ``|`([^`\n]+)`'
+        return re.sub(words, lambda m: to_name(m) if m[1] else m[0], s, flags=re.M)
     parts = re.split(r'(^```.*?^```|^~~~.*?^~~~)', text, flags=re.M | re.S)
     return ''.join(s if i % 2 else outside_code(s) for i, s in enumerate(parts))
 
 def page_cell(cell, name, solution):
-    "The cell as the site shows it, or None: without directives, hidden cells and live widgets; folded code is folded, and all of a solution."
+    """The cell as the site shows it, or None: without directives, hidden cells and live widgets. Folded code is folded,
+    and all of a solution."""
     source = ''.join(cell['source'])
     if cell['cell_type'] == 'markdown': return cell | {'source': linked(source)}
-    directives, code = re.findall(r'^#\s*\|\s*(.*)$', source, re.M), re.sub(r'^#\s*\|.*\n?', '', source, flags=re.M).strip('\n')
+    directives = re.findall(r'^#\s*\|\s*(.*)$', source, re.M)
+    code = re.sub(r'^#\s*\|.*\n?', '', source, flags=re.M).strip('\n')
     if 'hide' in directives or not code: return None
     outputs = []
     for output in cell['outputs']:
         if 'application/vnd.jupyter.widget-view+json' in output.get('data', {}): continue
         if output['output_type'] == 'stream':
             output = output | {'text': ''.join(output['text'])}
-            if outputs and outputs[-1].get('name') == output['name']: output['text'] = outputs.pop()['text'] + output['text']
+            if outputs and outputs[-1].get('name') == output['name']:
+                output['text'] = outputs.pop()['text'] + output['text']
             output['text'] = re.sub(r'[^\n]*\r(?!\n)', '', output['text'])         # a bar as it stood at the end
         outputs.append(output)
     folded = cell['metadata'].get('jupyter', {}).get('source_hidden') or 'code-fold: true' in directives
     meta = {'tags': ['hide-cell' if solution else 'hide-input']} if folded else {}
-    alts = [output['metadata'].get('image/png', {}).get('alt') for output in outputs if 'image/png' in output.get('data', {})]
-    if len(alts) > 1 or None in alts: sys.exit(f'{name}: a cell holds one picture at most, with alt text, not {alts}:\n{code}')
+    shown = [output for output in outputs if 'image/png' in output.get('data', {})]
+    alts = [output['metadata'].get('image/png', {}).get('alt') for output in shown]
+    if len(alts) > 1 or None in alts:
+        sys.exit(f'{name}: a cell holds one picture at most, with alt text, not {alts}:\n{code}')
     if alts: meta['mystnb'] = {'image': {'alt': alts[0]}}
     return cell | {'source': code, 'outputs': outputs, 'metadata': meta}
 
@@ -83,17 +107,27 @@ def lessons_of_names():
                     title, section = title or heading, heading
             elif re.match(r'#\s*\|\s*export', source):
                 for node in ast.parse(source).body:
-                    names = [node.name] if hasattr(node, 'name') else [t.id for t in getattr(node, 'targets', []) if isinstance(t, ast.Name)]
+                    names = names_of(node)
                     anchor = slug(re.sub(r'\$[^$]*\$|[`*]', '', section))
-                    for name in names: found[name] = f'[{title}](../{path.name})' + (f', [{section}](<../{path.name}#{anchor}>)' if section != title else '')
+                    page = path.relative_to(root/'nbs').as_posix()
+                    link = f'[{title}](../{page})'
+                    if section != title: link += f', [{section}](<../{page}#{anchor}>)'
+                    found |= dict.fromkeys(names, link)
     return found
+
+def names_of(node):
+    "The names that a statement of a module defines."
+    if hasattr(node, 'name'): return [node.name]
+    targets = getattr(node, 'targets', None) or [getattr(node, 'target', None)]
+    return [t.id for t in targets if isinstance(t, ast.Name)]
 
 def described(node, obj, lesson, kind='function', prefix=''):
     "The Markdown of one function, class or constant: signature, docstring, a line for each parameter, its lesson."
     def plain(text): return linked(re.sub(r'(`[^`]*`)|([$*<\[{])', lambda m: m[1] or '\\' + m[2], text))
-    if isinstance(node, ast.Assign):
+    if isinstance(node, (ast.Assign, ast.AnnAssign)):
         value = ast.unparse(node.value)
-        return [f'```{{py:data}} {node.targets[0].id}', *([f':value: {value}', ''] if len(value) < 80 else []), f'Defined in {lesson}.', '```']
+        shown = [f':value: {value}', ''] if len(value) < 80 else []
+        return [f'```{{py:data}} {names_of(node)[0]}', *shown, f'Defined in {lesson}.', '```']
     signature, public, lines = '', [], [plain(inspect.cleandoc(ast.get_docstring(node) or ''))]
     if isinstance(node, ast.ClassDef):
         kind, init = 'class', next((f for f in node.body if getattr(f, 'name', '') == '__init__'), None)
@@ -105,33 +139,38 @@ def described(node, obj, lesson, kind='function', prefix=''):
     else:
         comments = docments(obj, args_kwargs=True)
         for arg in node.args.args:
-            if isinstance(arg.annotation, ast.Call):                               # fastcore's Param('help', type), for a command's argument
+            if isinstance(arg.annotation, ast.Call):                 # fastcore's Param('help', type), of a command
                 comments[arg.arg], arg.annotation = arg.annotation.args[0].value, arg.annotation.args[1]
         signature = ast.unparse(node.args)
     if prefix: signature = signature.removeprefix('self').lstrip(', ')
-    lines += ['', *(f':param {name}: {plain(text)}' for name, text in comments.items() if text and name not in ('return', 'self'))]
+    told = {name: text for name, text in comments.items() if text and name not in ('return', 'self')}
+    lines += ['', *(f':param {name}: {plain(text)}' for name, text in told.items())]
     if comments.get('return'): lines.append(f":returns: {plain(comments['return'])}")
     if lesson: lines += ['', f'Defined in {lesson}.']
     for f in public:
-        method, of_class = ('property' if any(ast.unparse(d).endswith('property') for d in f.decorator_list) else 'method'), inspect.getattr_static(obj, f.name)
-        lines += ['', *described(f, getattr(of_class, 'fget', None) or getattr(of_class, 'func', None) or getattr(of_class, '__func__', of_class), '', method, node.name + '.')]
+        method = 'property' if any(ast.unparse(d).endswith('property') for d in f.decorator_list) else 'method'
+        of_class = inspect.getattr_static(obj, f.name)
+        own = next((getattr(of_class, a) for a in ('fget', 'func', '__func__') if getattr(of_class, a, None)), of_class)
+        lines += ['', *described(f, own, '', method, node.name + '.')]
     fence = '`' * (3 if prefix else 4)
-    return [f'{fence}{{py:{kind}}} {prefix}{node.name}' + ('' if kind == 'property' else f'({signature})'), *lines, fence, '']
+    called = '' if kind == 'property' else f'({signature})'
+    return [f'{fence}{{py:{kind}}} {prefix}{node.name}{called}', *lines, fence, '']
 
 def api_page(name, lessons):
     "The Markdown page of a module: all that it exports, in the order of its source."
     module, tree = modules[name], ast.parse(Path(modules[name].__file__).read_text(encoding='utf-8'))
     lines = [f'# {name.removeprefix("edm_nbdev.")}', '', f'```{{py:module}} {name}', '```', '']
     for node in tree.body:
-        own = getattr(node, 'name', None) or (node.targets[0].id if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) else None)
-        if own in module.__all__: lines += [*described(node, getattr(module, own), lessons[own]), '']
+        for own in names_of(node)[:1]:
+            if own in module.__all__: lines += [*described(node, getattr(module, own), lessons[own]), '']
     return '\n'.join(lines)
 
 def write_pages(folder):
     "Everything that Sphinx reads: the notebooks, a page for each module, and the order of both."
     (folder/'api').mkdir(parents=True)
+    (folder/'workshop').mkdir()
     shutil.copytree(root/'nbs'/'images', folder/'images')                          # what the index shows of the lessons
-    lessons = lessons_of_names()
+    defined_in = lessons_of_names()
     for path in [*notebooks, root/'nbs'/'index.ipynb']:
         notebook, cells, solution = json.loads(path.read_text(encoding='utf-8')), [], False
         for cell in notebook['cells']:
@@ -139,28 +178,40 @@ def write_pages(folder):
             cells.append(page_cell(cell, path.name, solution))
         notebook['cells'] = [cell for cell in cells if cell]
         if path.stem == 'index':
-            toc = [('Lessons', [p.stem for p in notebooks]), ('Reference', [m.replace('edm_nbdev.', 'api/') for m in modules])]
-            trees = '\n\n'.join('\n'.join(['```{toctree}', ':hidden:', f':caption: {caption}', *pages, '```']) for caption, pages in toc)
+            toc = {'Lessons': [p.stem for p in lessons], 'Workshop': [f'workshop/{p.stem}' for p in workshop],
+                   'Reference': [m.replace('edm_nbdev.', 'api/') for m in modules]}
+            trees = '\n\n'.join('\n'.join(['```{toctree}', ':hidden:', f':caption: {caption}', *pages, '```'])
+                                for caption, pages in toc.items())
             notebook['cells'].append({'cell_type': 'markdown', 'id': 'pages', 'metadata': {}, 'source': trees})
-        (folder/path.name).write_text(json.dumps(notebook), encoding='utf-8')
-    for name in modules: (folder/'api'/f'{name.removeprefix("edm_nbdev.")}.md').write_text(api_page(name, lessons), encoding='utf-8')
+        (folder/path.relative_to(root/'nbs')).write_text(json.dumps(notebook), encoding='utf-8')
+    for name in modules:
+        page = folder/'api'/f'{name.removeprefix("edm_nbdev.")}.md'
+        page.write_text(api_page(name, defined_in), encoding='utf-8')
 
 def finished(html, api):
-    "The page with calls in its code linked to what they call, and without labels that hide from a screen reader what the eye reads."
-    def to_call(m): return f'{m[1]}<a href="{api}{home[m[2]].removeprefix("edm_nbdev.")}.html#{home[m[2]]}.{m[2]}">{m[2]}</a></span>' if m[2] in home else m[0]
-    html = re.sub(r'(<summary[^>]*) aria-label="[^"]*"|(<button[^>]*search-button-field[^>]*) aria-label="[^"]*"', r'\1\2', html)
-    return re.sub(r'((?<!\.</span>)<span class="nf?">|(?<=>edm</span><span class="o">\.</span>)<span class="n">)(\w+)</span>(?=<span class="p">\()', to_call, html)
+    """The page with calls in its code linked to what they call, and without labels that hide from a screen reader what
+    the eye reads."""
+    def to_call(m):
+        if m[2] not in home: return m[0]
+        page = home[m[2]].removeprefix('edm_nbdev.')
+        return f'{m[1]}<a href="{api}{page}.html#{home[m[2]]}.{m[2]}">{m[2]}</a></span>'
+    labels = r'(<summary[^>]*) aria-label="[^"]*"|(<button[^>]*search-button-field[^>]*) aria-label="[^"]*"'
+    calls = (r'((?<!\.</span>)<span class="nf?">|(?<=>edm</span><span class="o">\.</span>)<span class="n">)(\w+)</span>'
+             r'(?=<span class="p">\()')
+    return re.sub(calls, to_call, re.sub(labels, r'\1\2', html))
 
 def build(out):
     "Write the site to the folder `out`; return 0, or 1 where Sphinx warned of something."
     shutil.rmtree(out, ignore_errors=True)
     with tempfile.TemporaryDirectory() as tmp:
         write_pages(Path(tmp, 'pages'))
-        app = Sphinx(f'{tmp}/pages', None, f'{tmp}/site', f'{tmp}/doctrees', 'html', config, status=None, warningiserror=True)
+        app = Sphinx(f'{tmp}/pages', None, f'{tmp}/site', f'{tmp}/doctrees', 'html', config, status=None,
+                     warningiserror=True)
         app.build()
         if app.statuscode: return app.statuscode
         for page in Path(tmp, 'site').rglob('*.html'):
-            page.write_text(finished(page.read_text(encoding='utf-8'), 'api/' if page.parent.name != 'api' else ''), encoding='utf-8')
+            api = {'api': '', 'workshop': '../api/'}.get(page.parent.name, 'api/')
+            page.write_text(finished(page.read_text(encoding='utf-8'), api), encoding='utf-8')
         shutil.copytree(f'{tmp}/site', out)
     return 0
 
