@@ -13,15 +13,16 @@ _home = {
 }
 _modules = (
     'core', 'plots', 'data', 'ode', 'samplers', 'designs', 'precond', 'unet', 'training', 'guidance', 'metrics',
-    'playground', 'averages', 'augment', 'folders', 'devices', 'runs', 'config', 'models', 'generation', 'judges',
-    'loop', 'tracking', 'report', 'cli', 'app',
+    'playground', 'averages', 'augment', 'folders', 'devices', 'runs', 'tables', 'config', 'models', 'generation',
+    'judges', 'loop', 'tracking', 'report', 'cli', 'app',
 )
 __all__ = list(_home)
 
 if _TYPE_CHECKING:  # for editors and type checkers, which do not run `__getattr__`
     from . import (
         app, augment, averages, cli, config, core, data, designs, devices, folders, generation, guidance, judges,
-        loop, metrics, models, ode, playground, plots, precond, report, runs, samplers, tracking, training, unet,
+        loop, metrics, models, ode, playground, plots, precond, report, runs, samplers, tables, tracking, training,
+        unet,
     )
     from .config import PRESETS
     from .data import load_data

@@ -192,21 +192,24 @@ def _chosen_config(
     "The preset with what was given in its place. Raises InputError for an unknown preset and values out of range."
     from dataclasses import replace
 
-    from edm_nbdev.config import PRESETS
+    from edm_nbdev.config import PRESETS, resized
     from edm_nbdev.core import InputError
-    from edm_nbdev.data import SIZES
-    known = data in SIZES  # the others are folders
+    from edm_nbdev.data import SIZES, SOURCES
+    known = data in SOURCES and data != 'folder'  # the others are folders
     if data and not known and Path(data).expanduser().is_dir(): data = str(Path(data).expanduser().resolve())
-    preset = preset or (data if known else 'folder' if data else 'digits')
+    preset = preset or (data if data in PRESETS else 'folder' if data else 'digits')
     if preset not in PRESETS: raise InputError(f"unknown preset '{preset}': there are {', '.join(PRESETS)}")
     if preset == 'folder' and not data:
         raise InputError("the preset folder needs pictures: say where they are, as in --data my/pictures")
-    usual, name = PRESETS[preset], Path(data or '').name if preset == 'folder' else preset
+    usual = PRESETS[preset]
     fields = {field: value for field, value in given.items() if value is not None}
-    config = replace(usual, run=run or f'runs/{name}', data=data or usual.data, **fields)
-    before, now = (c.size or SIZES.get(str(c.data), (32,))[0] for c in (usual, config))
-    at_same_depth = tuple(r * now // before for r in config.attention_resolutions)
-    return replace(config, attention_resolutions=at_same_depth)
+    can_be_had = not known or usual.size in SIZES.get(str(data), (32,))  # at the preset's size
+    own = {'data': data or usual.data, 'size': usual.size if can_be_had else None}
+    config = replace(usual, **{**own, **fields})
+    pixels = config.size or SIZES.get(str(config.data), (32,))[0]
+    names = [preset] * (preset != 'folder') + [Path(str(config.data)).name] * (config.data != usual.data)
+    levels = resized(usual, pixels).attention_resolutions
+    return replace(config, run=run or f"runs/{'-'.join(names)}", attention_resolutions=levels)
 
 # %% ../nbs/workshop/commands.ipynb #9b591b15
 def _rename_old(
@@ -295,7 +298,8 @@ def edm_train(
     # pixels a side, where the data can be had in several: 128 or 64 for celeba, any for a folder
     size: int | None = None,
     root: str | None = None,       # where data sets and their caches lie; $EDM_DATA, or else a folder in your home
-    run: str | None = None,        # folder of the run; runs/PRESET if not given; an existing run goes on
+    # folder of the run; if not given, runs/PRESET, or runs/PRESET-DATA for other data; an existing run goes on
+    run: str | None = None,
     images: int | None = None,     # images to see in all, if not the preset's
     minutes: float | None = None,  # stop training after this many minutes, if that comes first; the pictures come after
     batch_size: int | None = None, # images in a step, if not the preset's

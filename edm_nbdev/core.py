@@ -2,17 +2,18 @@
 
 # %% auto #0
 __all__ = ['Label', 'Scale', 'DenoiserLike', 'InputError', 'DataError', 'RunError', 'DivergenceError', 'check_whole',
-           'check_writable', 'class_names', 'class_index', 'class_indices', 'scale_tensor', 'About', 'keyed_rng',
-           'seeded', 'atomic_write', 'from_pixels', 'to_pixels', 'document', 'moved']
+           'check_counts', 'check_numbers', 'check_writable', 'class_names', 'class_index', 'class_indices',
+           'scale_tensor', 'About', 'device_of', 'keyed_rng', 'seeded', 'atomic_write', 'from_pixels', 'to_pixels',
+           'document', 'moved']
 
-# %% ../nbs/workshop/core.ipynb #a3c97144
+# %% ../nbs/workshop/core.ipynb #66d7ca99
 import hashlib
 import importlib
 import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral
@@ -46,6 +47,27 @@ def check_whole(
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise InputError(f"{name} must be a whole number from {least} up, not {value!r}")
     return int(value)
+
+# %% ../nbs/workshop/core.ipynb #13fe1714
+def check_counts(
+    config: Any,  # a dataclass, whose named fields become Python's own whole numbers
+    least: int,   # the smallest number allowed
+    *names: str,  # fields
+) -> None:
+    "Raise InputError unless each field is a whole number of at least `least`."
+    for name in names: object.__setattr__(config, name, check_whole(name, getattr(config, name), least))
+
+def check_numbers(
+    config: Any,                    # a dataclass
+    fits: Callable[[float], bool],  # which numbers are allowed
+    allowed: str,                   # the same in words, such as "above 0"
+    *names: str,                    # fields
+) -> None:
+    "Raise InputError unless each field is a number that fits."
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not fits(float(value)):
+            raise InputError(f"{name} must be {allowed}, not {value!r}")
 
 # %% ../nbs/workshop/core.ipynb #3bdc0f01
 def check_writable(
@@ -138,7 +160,7 @@ def scale_tensor(
         raise InputError(f"cfg_scale must be a finite number, or {n} of them, not {cfg_scale}")
     return alpha
 
-# %% ../nbs/workshop/core.ipynb #531e45b6
+# %% ../nbs/workshop/core.ipynb #80f8a1b6
 DenoiserLike = Callable[..., Tensor]  # (x, sigma, label=None) -> the clean images expected behind x
 
 @dataclass(frozen=True)
@@ -155,6 +177,19 @@ class About:
     ) -> 'About':
         "Take what a model must know from a data set."
         return cls(data.name, list(data.classes), tuple(data.shape), data.sigma_data)
+
+    @classmethod
+    def from_plain(cls,
+        saved: Mapping[str, Any],  # as `dataclasses.asdict` and a file give it
+    ) -> 'About':
+        "Read what a file says. Raises KeyError or TypeError if something is missing or of another kind."
+        return cls(saved['name'], list(saved['classes']), tuple(saved['shape']), float(saved['sigma_data']))
+
+def device_of(
+    model: Any,      # a denoiser
+) -> torch.device:   # where its weights are; the CPU, if it has none
+    "Where a denoiser computes."
+    return next((p.device for p in getattr(model, 'parameters', list)()), torch.device('cpu'))
 
 # %% ../nbs/workshop/core.ipynb #6e99e160
 def keyed_rng(

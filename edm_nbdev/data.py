@@ -30,6 +30,7 @@ class Images:
     classes: list[str]               # a name for each class; empty without labels
     sigma_data: float                # root mean square about zero of the training images in [-1,1]
     mapped: mmap.mmap | None = None  # the memory map behind `images`, if they stay on the disk
+    bin_width: float = 1 / 127.5     # from one grey level to the next, in [-1,1]
 
     def __len__(self) -> int: return len(self.images)
 
@@ -75,7 +76,8 @@ def _load_digits(name: str, root: Root, split: str, size: int) -> Images:
     images = torch.from_numpy(np.round(digits.images * 255 / 16).astype(np.uint8))[:, None]  # (N,1,8,8)
     keep = (torch.arange(len(images)) % 6 == 5) == (split == 'test')
     images, labels = images[keep], torch.from_numpy(digits.target).long()[keep]
-    return Images(name, images, labels, [str(d) for d in digits.target_names], root_mean_square(images))
+    classes = [str(d) for d in digits.target_names]
+    return Images(name, images, labels, classes, root_mean_square(images), bin_width=1/8)  # 17 levels from -1 to 1
 
 # %% ../nbs/01_data.ipynb #b1a55e02
 def images_from(

@@ -13,9 +13,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .core import DenoiserLike, InputError, Label, Scale, check_whole, class_indices, document, scale_tensor
+from edm_nbdev.core import (
+    DenoiserLike,
+    InputError,
+    Label,
+    Scale,
+    check_whole,
+    class_indices,
+    device_of,
+    document,
+    scale_tensor,
+)
 from .guidance import Guided, check_interval, check_pair, guide
-from .samplers import Sampler, SamplerStep, check_method, karras_sigmas, keyed_noise, stochastic_heun
+from .samplers import Sampler, SamplerStep, check_method, karras_sigmas, keyed_noise, takes_noise
 
 # %% ../nbs/workshop/generation.ipynb #6e0e0007
 def _inferring(
@@ -117,7 +127,7 @@ def generate_walks(
     shape, sampler, interval = _image_shape(model), _sampler(method, sampler_args), check_interval(cfg_interval)
     labels, alpha = _asked(model, n, label, cfg_scale, guide_model)
     sigmas = karras_sigmas(steps, sigma_min, sigma_max, rho)
-    device = next((p.device for p in getattr(model, 'parameters', list)()), torch.device('cpu'))
+    device = device_of(model)
     given = _unit_noise(noise, (n, *shape), device)
 
     def walk(start: int) -> Iterator[SamplerStep]:
@@ -127,7 +137,7 @@ def generate_walks(
         randn_like = keyed_noise(seed, first + start, batch_size)
         drawn = randn_like(torch.empty(batch_size, *shape, device=device))  # in any case: churn's noise comes after it
         x = (drawn if given is None else given[place]) * sigmas[0]
-        fresh = {'randn_like': randn_like} if sampler is stochastic_heun else {}
+        fresh = {'randn_like': randn_like} if takes_noise(method) else {}
         return sampler(_inferring(guided, (model, guide_model), precision), x, sigmas, **sampler_args, **fresh)
     return (walk(start) for start in range(0, n, batch_size))
 

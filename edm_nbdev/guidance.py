@@ -11,7 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .core import DenoiserLike, InputError, Label, Scale, class_indices, document, moved, scale_tensor
+from edm_nbdev.core import (
+    DenoiserLike,
+    InputError,
+    Label,
+    Scale,
+    class_indices,
+    device_of,
+    document,
+    moved,
+    scale_tensor,
+)
 from .ode import expand
 
 # %% ../nbs/08_guidance.ipynb #c1a551f0
@@ -25,6 +35,31 @@ def extrapolate(
     "The point alpha on the line through two guesses: better + (alpha-1) (better - worse)."
     return better + expand(alpha - 1, better) * (better - worse)
 
+def _asked(
+    x: Tensor,               # images (B,...)
+    denoiser: DenoiserLike,  # that shall denoise them
+    label: Label,            # a class, or one for each image, or None
+    cfg_scale: Scale,        # a number, one for each image, or {class: number}
+) -> tuple[Tensor | None, Tensor]:  # labels int64 (B,) on the device of `x`, or None; alpha () or (B,)
+    "Labels and scale as tensors. Raises InputError for what does not fit."
+    labels = class_indices(label, len(x), denoiser)
+    alpha = scale_tensor(cfg_scale, labels, len(x), denoiser)
+    return (labels if labels is None else labels.to(x.device)), alpha
+
+def _with_and_without(
+    denoiser: DenoiserLike,
+    x: Tensor,       # noisy images (B,...)
+    sigma: Tensor,   # their noise level, () or (B,)
+    labels: Tensor,  # int64 (B,)
+    alpha: Tensor,   # () or (B,)
+) -> Tensor:         # (B,...)
+    "D(x) + alpha (D(x|c) - D(x)): both guesses in one batch, whose second half asks for no class."
+    null_class = getattr(denoiser, 'n_classes', 0)
+    both = torch.cat([labels, torch.full_like(labels, null_class)])  # (2B,)
+    sigmas = torch.cat([sigma, sigma]) if torch.as_tensor(sigma).ndim else sigma
+    with_label, without = denoiser(torch.cat([x, x]), sigmas, both).chunk(2)
+    return extrapolate(with_label, without, alpha)
+
 def classifier_free(
     denoiser: DenoiserLike,  # (x, sigma, label) -> the clean images expected behind x
     label: Label,            # a class by index or name, or one for each image
@@ -32,16 +67,11 @@ def classifier_free(
 ) -> Guided:                 # two evaluations an image, in one batch
     """Classifier-free guidance (Ho and Salimans 2022): D(x) + alpha (D(x|c) - D(x)). The guided denoiser raises
     InputError without a label, and for labels or scales that do not fit."""
-    null_class = getattr(denoiser, 'n_classes', 0)
     def guided(x: Tensor, sigma: Tensor) -> Tensor:
-        labels = class_indices(label, len(x), denoiser)
+        labels, alpha = _asked(x, denoiser, label, cfg_scale)
         if labels is None:
             raise InputError("guidance needs a label: without one there is nothing to steer towards")
-        alpha = scale_tensor(cfg_scale, labels, len(x), denoiser)
-        both = torch.cat([labels, torch.full_like(labels, null_class)]).to(x.device)  # (2B,)
-        sigmas = torch.cat([sigma, sigma]) if torch.as_tensor(sigma).ndim else sigma
-        with_label, without = denoiser(torch.cat([x, x]), sigmas, both).chunk(2)
-        return extrapolate(with_label, without, alpha)
+        return _with_and_without(denoiser, x, sigma, labels, alpha)
     return guided
 
 # %% ../nbs/08_guidance.ipynb #93902854
@@ -63,7 +93,7 @@ def _facts(
 ) -> dict[str, Any]:
     "What two denoisers must have in common; what a denoiser does not state is left out."
     data = getattr(denoiser, 'data', None)
-    device = next((str(p.device) for p in getattr(denoiser, 'parameters', list)()), None)
+    device = str(device_of(denoiser)) if hasattr(denoiser, 'parameters') else None  # a function is anywhere
     shape, classes = getattr(data, 'shape', None), getattr(data, 'classes', None)
     facts = {'shape': shape and tuple(shape), 'device': device, 'sigma_data': getattr(denoiser, 'sigma_data', None),
              'n_classes': getattr(denoiser, 'n_classes', None), 'classes': None if classes is None else list(classes)}
@@ -99,22 +129,32 @@ def guide(
     low, high = check_interval(cfg_interval)
     if guide_model is not None: check_pair(denoiser, guide_model, label)
     def guided(x: Tensor, sigma: Tensor) -> Tensor:
-        labels = class_indices(label, len(x), denoiser)
-        alpha = scale_tensor(cfg_scale, labels, len(x), denoiser)
-        c = None if labels is None else labels.to(x.device)
+        labels, alpha = _asked(x, denoiser, label, cfg_scale)
         levels = torch.as_tensor(sigma).cpu()  # () or (B,)
         inside = (low < levels) & (levels <= high)
         number = None if alpha.ndim else alpha.item()  # None: each image has its own
         nowhere_to_go = guide_model is None and labels is None
-        if number == 1 or nowhere_to_go or not inside.any(): return denoiser(x, sigma, c)
+        if number == 1 or nowhere_to_go or not inside.any(): return denoiser(x, sigma, labels)
         if number == 0 and inside.all():
-            return denoiser(x, sigma, None) if guide_model is None else guide_model(x, sigma, c)
+            return denoiser(x, sigma, None) if guide_model is None else guide_model(x, sigma, labels)
         alpha = torch.where(inside, alpha.cpu(), 1.)  # () or (B,)
-        if guide_model is None: return classifier_free(denoiser, labels, alpha)(x, sigma)
-        return autoguidance(denoiser, guide_model, labels, alpha)(x, sigma)
+        if guide_model is not None: return _away_from(guide_model, denoiser, x, sigma, labels, alpha)
+        assert labels is not None  # else there is nowhere to go
+        return _with_and_without(denoiser, x, sigma, labels, alpha)
     return guided
 
 # %% ../nbs/08_guidance.ipynb #a070a070
+def _away_from(
+    weak: DenoiserLike,
+    denoiser: DenoiserLike,
+    x: Tensor,              # noisy images (B,...)
+    sigma: Tensor,          # their noise level, () or (B,)
+    labels: Tensor | None,  # int64 (B,)
+    alpha: Tensor,          # () or (B,)
+) -> Tensor:                # (B,...)
+    "D_weak(x|c) + alpha (D(x|c) - D_weak(x|c))."
+    return extrapolate(denoiser(x, sigma, labels), weak(x, sigma, labels), alpha)
+
 def autoguidance(
     denoiser: DenoiserLike,  # (x, sigma, label) -> the clean images expected behind x
     weak: DenoiserLike,      # a weaker denoiser of the same data
@@ -125,10 +165,8 @@ def autoguidance(
     for a weaker model that does not fit, and when called for labels or scales that do not."""
     check_pair(denoiser, weak, label)
     def guided(x: Tensor, sigma: Tensor) -> Tensor:
-        labels = class_indices(label, len(x), denoiser)
-        alpha = scale_tensor(cfg_scale, labels, len(x), denoiser)
-        if labels is not None: labels = labels.to(x.device)
-        return extrapolate(denoiser(x, sigma, labels), weak(x, sigma, labels), alpha)
+        labels, alpha = _asked(x, denoiser, label, cfg_scale)
+        return _away_from(weak, denoiser, x, sigma, labels, alpha)
     return guided
 
 # %% ../nbs/08_guidance.ipynb #1a570808

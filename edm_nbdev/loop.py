@@ -20,8 +20,9 @@ from .config import BUDGET, OLD_DEFAULTS, TrainConfig, encode_config
 from .core import About, DivergenceError, InputError, RunError, document, seeded
 from .data import Images, load_data
 from .devices import Workers, native_bf16, pick_device, processes
-from .models import make_denoiser, network_name
+from .models import make_denoiser, model_header, network_name
 from edm_nbdev.runs import (
+    average_key,
     check_same_run,
     cut_log,
     hold_interrupt,
@@ -30,6 +31,7 @@ from edm_nbdev.runs import (
     save_state,
     save_weights,
     saved_config,
+    snapshot_name,
 )
 from .training import Averages, draw_batch, gradients, update
 
@@ -114,7 +116,8 @@ class TrainStep:
     first: bool          # whether this is the first process, which keeps files, logs and bars
 
 # %% ../nbs/workshop/loop.ipynb #989f4b36
-_PATIENCE = 10  # steps in a row whose gradient is not finite before we give up
+_PATIENCE = 10   # steps in a row whose gradient is not finite before we give up
+_FORGOTTEN = .02  # share of the running mean of the loss that a step replaces
 
 class Training:
     """A training under way: its networks and how far it is, and the run that keeps them. A denoiser of one's own is
@@ -135,7 +138,7 @@ class Training:
         self.augment = Augment(config.augment, config.seed) if config.augment else None
         self._build(denoiser)
         self.taken = self.skipped = self.bad = 0  # steps: all, those left out, those left out since the last good one
-        self.loss_sum = torch.zeros((), device=self.workers.device)
+        self.loss_average = torch.zeros((), device=self.workers.device)
         self.whole, self.interrupted = True, False  # whether no step is half done; whether a Ctrl-C waits
         self.started = self.saved = time.monotonic()
 
@@ -156,7 +159,7 @@ class Training:
         lengths = (None, *config.ema_lengths)
         self.averages: Averages = {length: deepcopy(self.denoiser).eval().requires_grad_(False) for length in lengths}
         self.networks = {'model': self.denoiser, 'ema': self.averages[None]}  # by their names in the state
-        self.networks |= {f'ema {length:.3f}': self.averages[length] for length in config.ema_lengths}
+        self.networks |= {average_key(length): self.averages[length] for length in config.ema_lengths}
         self.optimizer = torch.optim.Adam(self.denoiser.parameters(), lr=config.lr, betas=(.9, config.beta2),
                                           fused=device.type in ('cpu', 'cuda'))
         self._describe(self.about)
@@ -193,15 +196,17 @@ class Training:
         loss = losses.sum() / config.batch_size
         if several: self.workers.sum_([*(p.grad for p in self.denoiser.parameters() if p.grad is not None), loss])
         done = update(self.denoiser, self.averages, self.optimizer, config, self.taken)
-        if done.good: self.loss_sum.lerp_(loss, 0.02)
+        if done.good: self.loss_average.lerp_(loss, _FORGOTTEN)
         self.skipped += not done.good
         self.bad = 0 if done.good else self.bad + 1
         self.taken += 1
         self.whole = True
         if self.keeps: self.snapshot()
-        loss_mean = self.loss_sum / (1 - 0.98**(self.taken - self.skipped))
-        return TrainStep(self.taken, self.images, loss, loss_mean, sigma, losses, done.norm, done.lr, done.good,
-                         self.skipped, self.denoiser, self.averages[None], self.averages, self.workers.is_first)
+        loss_mean = self.loss_average / (1 - (1 - _FORGOTTEN)**(self.taken - self.skipped))
+        return TrainStep(
+            step=self.taken, images=self.images, loss=loss, loss_mean=loss_mean, sigma=sigma, losses=losses,
+            norm=done.norm, lr=done.lr, good=done.good, skipped=self.skipped, denoiser=self.denoiser,
+            ema=self.averages[None], averages=self.averages, first=self.workers.is_first)
 
     def raise_interrupt(self) -> None:
         "Raise the KeyboardInterrupt that came during the last step, if one did."
@@ -242,9 +247,9 @@ class Training:
 
     def state(self) -> dict[str, Any]:  # for `save_state`
         "All that the next step depends on."
-        own = {} if self.network is None else {'network': self.network}
-        return {'config': encode_config(self.config), 'data': asdict(self.about), **own, 'step': self.taken,
-                'skipped': self.skipped, 'loss_sum': self.loss_sum.cpu(), 'optimizer': self.optimizer.state_dict(),
+        return {**model_header(self.about, self.config, self.network, self.taken), 'skipped': self.skipped,
+                'loss_sum': self.loss_average.cpu(),  # its name since the first version
+                'optimizer': self.optimizer.state_dict(),
                 **{name: network.state_dict() for name, network in self.networks.items()}}
 
     def save(self) -> None:
@@ -260,9 +265,8 @@ class Training:
 
     def _save_model(self) -> None:
         "Write the averaged weights, and what they are."
-        own = {} if self.network is None else {'network': self.network}
-        save_weights(f'{self.run}/model.safetensors', self.averages[None].state_dict(), None, data=asdict(self.about),
-                     config=encode_config(self.config), step=self.taken, **own)
+        header = model_header(self.about, self.config, self.network, self.taken)
+        save_weights(f'{self.run}/model.safetensors', self.averages[None].state_dict(), None, **header)
 
     def resume(self,
         state: dict[str, Any],  # from `open_run`
@@ -274,7 +278,7 @@ class Training:
             for name, network in self.networks.items(): network.load_state_dict(state[name if name in state else 'ema'])
             self.optimizer.load_state_dict(state['optimizer'])
             self.taken, self.skipped = int(state['step']), int(state.get('skipped', 0))
-            self.loss_sum = state['loss_sum'].to(self.workers.device)
+            self.loss_average = state['loss_sum'].to(self.workers.device)
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as e:
             raise RunError(f"'{self.run}/state.pt' does not fit this run ({type(e).__name__}). Restore it, or rename "
                            "the run (edm_train --fresh does) and start again") from e
@@ -290,14 +294,14 @@ class Training:
 
     def _saved_about(self, saved: Any) -> About:
         "The run's own account of its data. Raises RunError if it has other classes or another shape than the data now."
-        needed = {'classes', 'shape', 'sigma_data', 'name'}
-        if not isinstance(saved, dict) or not needed <= saved.keys(): return self.about
+        try: about = About.from_plain(saved)
+        except (KeyError, TypeError): return self.about  # a very old run does not say
         for what in ('classes', 'shape'):
-            then, now = list(saved[what]), list(getattr(self.about, what))
+            then, now = list(getattr(about, what)), list(getattr(self.about, what))
             if then != now:
                 raise RunError(f"'{self.run}' was trained on pictures of {what} {then}, and the data now have "
                                f"{now}: use another folder")
-        return About(saved['name'], list(saved['classes']), tuple(saved['shape']), saved['sigma_data'])
+        return about
 
     def align(self,
         resumes: bool,  # whether a state was resumed
@@ -314,8 +318,8 @@ class Training:
         folder = Path(f'{self.run}/snapshots')
         folder.mkdir(exist_ok=True)
         for length in self.config.ema_lengths:
-            save_weights(folder/f'{self.images:012}-{length:.3f}.safetensors', self.averages[length].state_dict(),
-                         torch.float16, images=self.images, length=length)
+            save_weights(folder/snapshot_name(self.images, length), self.averages[length].state_dict(), torch.float16,
+                         images=self.images, length=length)
 
 # %% ../nbs/workshop/loop.ipynb #508844f2
 def train(

@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from torch import Tensor, tensor
 from torchvision.utils import make_grid
 
-from .core import DenoiserLike, InputError, document, moved, to_pixels
+from .core import DenoiserLike, InputError, device_of, document, moved, to_pixels
 from .designs import EDM, IDDPM, VE, VP, Design, Flow, walk_design
 from .guidance import guide
 from .ode import IdealDenoiser
@@ -31,11 +31,13 @@ from .plots import COLORS, Picture, new_picture, show_grid
 from edm_nbdev.samplers import (
     METHODS,
     SamplerStep,
+    calls,
     check_method,
     karras_sigmas,
     keyed_noise,
     sample,
     stochastic_heun,
+    takes_noise,
 )
 
 # %% ../nbs/11_playground.ipynb #14802587
@@ -209,9 +211,9 @@ def draw_steps(
     def levels(n: int) -> Tensor: return karras_sigmas(n, sigma_min, sigma_max, rho)
     def error(n: int, method: str) -> float:
         return (sample(_D, x, levels(n), method) - exact).square().mean().sqrt().item()
-    calls, miss = 2 * N - 1 if method == 'heun' else N, error(N, method)
-    alt = (f'{method}, N = {N}, ρ = {rho:g}, σ from {sigma_max:.3g} to {sigma_min:.2g}: {calls} calls of the denoiser, '
-           f'and the walks end {miss:.2g} from the exact answer (root mean square).')
+    miss = error(N, method)
+    alt = (f'{method}, N = {N}, ρ = {rho:g}, σ from {sigma_max:.3g} to {sigma_min:.2g}: {calls(method, N)} calls of '
+           f'the denoiser, and the walks end {miss:.2g} from the exact answer (root mean square).')
     pic, axes = new_picture(alt, size=(5.6, 5.4), places='pp;se', height_ratios=(1.5, 1))
     _plot_walks(axes['p'], x[:24], exact[:24], levels(N), method)
     axes['s'].plot(levels(N)[:-1], marker='o', ms=3)
@@ -271,11 +273,10 @@ def _walks(
 ) -> Iterator[SamplerStep]:  # of each image, one image after the other
     "The images of `generate`, from the same noise, one by one. Raises InputError at once for what does not fit."
     guided, sampler, sigmas = guide(model, label, cfg_scale, cfg_interval), check_method(method), karras_sigmas(steps)
-    device = next((p.device for p in getattr(model, 'parameters', list)()), torch.device('cpu'))
     def walk(i: int) -> Iterator[SamplerStep]:
         randn_like = keyed_noise(seed, i, 1)
-        x = randn_like(torch.empty(1, *model.data.shape, device=device)) * sigmas[0]
-        fresh = {'randn_like': randn_like} if sampler is stochastic_heun else {}
+        x = randn_like(torch.empty(1, *model.data.shape, device=device_of(model))) * sigmas[0]
+        fresh = {'randn_like': randn_like} if takes_noise(method) else {}
         return sampler(guided, x, sigmas, **fresh)
     return (step for i in range(n) for step in walk(i))
 

@@ -2,7 +2,8 @@
 
 # %% auto #0
 __all__ = ['Sampler', 'METHODS', 'ramp', 'falling', 'karras_sigmas', 'SamplerStep', 'level_for', 'euler', 'heun',
-           'adams_bashforth', 'dpmpp_2m', 'stochastic_heun', 'check_method', 'sample', 'keyed_noise']
+           'adams_bashforth', 'dpmpp_2m', 'stochastic_heun', 'takes_noise', 'calls', 'check_method', 'sample',
+           'keyed_noise']
 
 # %% ../nbs/03_samplers.ipynb #07e7912b
 import inspect
@@ -272,17 +273,35 @@ _CHECKS: dict[str, Callable[..., None]] = {'heun': _check_alpha, 'adams_bashfort
                                            'stochastic_heun': _check_churn}
 _NO_OPTIONS = ('denoiser', 'x', 'sigmas', 'grad')  # what every method takes
 
+def _options(method: str) -> list[str]:
+    "What a method takes besides what all take. Raises InputError for an unknown method."
+    if method not in METHODS: raise InputError(f"unknown method '{method}': there are {', '.join(METHODS)}")
+    return [name for name in inspect.signature(METHODS[method]).parameters if name not in _NO_OPTIONS]
+
+def takes_noise(
+    method: str,  # a name from METHODS
+) -> bool:
+    "Whether a method draws fresh noise on its way, from its argument `randn_like`. Raises InputError as check_method."
+    return 'randn_like' in _options(method)
+
+def calls(
+    method: str,  # a name from METHODS
+    n: int,       # steps of a walk down to 0
+) -> int:
+    "How often a method asks the denoiser. Heun's looks twice in each step but the last. Raises InputError likewise."
+    _options(method)  # raises the error
+    return 2 * n - 1 if method in ('heun', 'stochastic_heun') else n
+
 def check_method(
     method: str,  # a name from METHODS
     **kw: Any,    # further arguments for it
 ) -> Sampler:     # the generator of that name
     "The sampler called `method`. Raises InputError for an unknown one, or arguments that it does not take."
-    if method not in METHODS: raise InputError(f"unknown method '{method}': there are {', '.join(METHODS)}")
-    options = [name for name in inspect.signature(METHODS[method]).parameters if name not in _NO_OPTIONS]
-    unknown = kw.keys() - options
+    unknown = kw.keys() - _options(method)
     if unknown:
-        raise InputError(f"{method} takes no {', '.join(sorted(unknown))}: S_churn, S_min, S_max and S_noise are for "
-                         "stochastic_heun, alpha is for heun, order for adams_bashforth")
+        of_each = {other: [name for name in _options(other) if name != 'randn_like'] for other in METHODS}
+        known = '; '.join(f"{', '.join(names)} for {other}" for other, names in of_each.items() if names)
+        raise InputError(f"{method} takes no {', '.join(sorted(unknown))}: there are {known}")
     if method in _CHECKS:
         numbers = {k: v for k, v in kw.items() if k != 'randn_like'}
         try: _CHECKS[method](**numbers)
