@@ -37,6 +37,7 @@ def __getattr__(name):
     from importlib import import_module
     if name in _home: found = getattr(import_module(f'{__name__}.{_home[name]}'), name)
     elif name in _modules: found = import_module(f'{__name__}.{name}')
+    elif name in _gone: return _sys.modules[f'{__name__}.{name}']
     else:
         raise AttributeError(f"module 'edm_nbdev' has no attribute '{name}': it has {', '.join(_home)}. The rest is in "
                              f"{', '.join(_modules)}, as in `from edm_nbdev.samplers import sample`")
@@ -64,6 +65,8 @@ class _Gone(_ModuleType):
     def __getattr__(self, name):
         if name.startswith('__'): raise AttributeError(name)
         from .core import moved
-        return moved(self.__name__, **_gone[self.__name__.rpartition('.')[2]])(name)
+        return moved(self.__name__, stacklevel=3, **_gone[self.__name__.rpartition('.')[2]])(name)
 
-for _name in _gone: _sys.modules[f'{__name__}.{_name}'] = _Gone(f'{__name__}.{_name}', 'Its names have moved.')
+for _name, _homes in _gone.items():
+    _sys.modules[f'{__name__}.{_name}'] = _Gone(f'{__name__}.{_name}', 'Its names have moved.')
+    vars(_sys.modules[f'{__name__}.{_name}'])['__all__'] = list(_homes)

@@ -115,7 +115,7 @@ def parse_interval(
     "The noise levels between which to guide. Raises InputError unless 0 <= low < high."
     from edm_nbdev.core import InputError
     from edm_nbdev.guidance import check_interval
-    try: low, high = map(float, str(text).split(','))
+    try: low, high = map(float, str(text).strip('()[] ').split(','))  # a pair of numbers from Python too
     except ValueError:
         raise InputError(f"cfg_interval must be two noise levels, low < high, as in 0.3,3: not '{text}'") from None
     return check_interval((low, high))

@@ -82,7 +82,7 @@ def check_writable(
     except OSError as e:
         raise InputError(f"cannot write to '{path}': {e.strerror}") from e
 
-# %% ../nbs/workshop/core.ipynb #9d76b3bb
+# %% ../nbs/workshop/core.ipynb #99ef65eb
 def class_names(
     model: Any,  # a denoiser
 ) -> list[str]:  # a name for each class it knows, their numbers where it has no names; empty without classes
@@ -95,15 +95,18 @@ def class_index(
     label: int | str,  # a class: its index from 0, or its name
     model: Any,        # a denoiser
 ) -> int:              # its index
-    """The index of a class. Case does not matter, unless it tells two classes apart.
+    """The index of a class. Case does not matter, unless it tells two classes apart. A text of digits that is no name
+    is an index.
     Raises InputError for a class that the model does not have, and lists the classes."""
     names = class_names(model)
     if not names: raise InputError(f"label {label} cannot be used: this model has no classes (only None, for no label)")
     if isinstance(label, str):
         for known, name in ((names, label.strip()), ([n.lower() for n in names], label.strip().lower())):
             if name in known: return known.index(name)
+        if label.strip().isdecimal() and int(label) < len(names): return int(label)  # an index, as JSON writes a key
         listed = [n if n == str(i) else f'{i} {n}' for i, n in enumerate(names[:100])] + ['...'] * (len(names) > 100)
         raise InputError(f"there is no class '{label}': the classes are {', '.join(listed)}")
+    if isinstance(label, (Tensor, np.ndarray)) and label.ndim == 0: label = label.item()
     if isinstance(label, bool) or not isinstance(label, Integral):
         raise InputError(f"label must be a class's index or name, not {label!r}")
     if not 0 <= label < len(names):
@@ -112,7 +115,7 @@ def class_index(
                          "(and None for no label)")
     return int(label)
 
-# %% ../nbs/workshop/core.ipynb #63f557a6
+# %% ../nbs/workshop/core.ipynb #ac8ce06b
 # a class by index or name, or one for each image; None for no label
 Label = int | str | None | Sequence[int | str] | Tensor | np.ndarray
 
@@ -124,7 +127,7 @@ def class_indices(
     """Class indices for `n` images. Class 0 is a class; only None means no label.
     Raises InputError for a class that the model does not have, or another number of them."""
     if label is None: return None
-    if isinstance(label, np.ndarray) and label.dtype.kind in 'iu': label = torch.from_numpy(label)
+    if isinstance(label, np.ndarray) and label.dtype.kind in 'iu': label = torch.from_numpy(label.astype(np.int64))
     if torch.is_tensor(label) and not label.is_floating_point() and label.dtype != torch.bool:
         if label.ndim > 1 or label.ndim and len(label) != n:
             raise InputError(f"label must be a class's index or name, or {n} of them, not {tuple(label.shape)} of them")
@@ -261,9 +264,10 @@ def document(
         lines = [f'    {"returns" if k == "return" else k}: {" ".join(v.split())}' for k, v in comments.items()]
         about.__doc__ = '\n'.join([about.__doc__, '', *lines])
 
-# %% ../nbs/workshop/core.ipynb #06b79c9b
+# %% ../nbs/workshop/core.ipynb #749a0ea5
 def moved(
     module: str,   # `__name__` of the old home
+    stacklevel: int = 2,  # the caller whose line the warning names
     **homes: str,  # name=module where it lives now, or name='module.new_name'
 ) -> Callable[[str], Any]:  # the old home's `__getattr__`
     "Forward moved names with a DeprecationWarning, as in `__getattr__ = moved(__name__, train='loop')`."
@@ -271,7 +275,7 @@ def moved(
         if name not in homes: raise AttributeError(f"module '{module}' has no attribute '{name}'")
         home, _, new = homes[name].partition('.')
         new = new or name
-        warnings.warn(f"{module}.{name} has moved: use edm_nbdev.{home}.{new}", DeprecationWarning, stacklevel=2)
+        warnings.warn(f"{module}.{name} has moved: use edm_nbdev.{home}.{new}", DeprecationWarning, stacklevel)
         return getattr(importlib.import_module(f'edm_nbdev.{home}'), new)
     return forward
 

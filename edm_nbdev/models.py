@@ -144,7 +144,9 @@ def load_model(
     else:
         model = denoiser
         _fill(model, weights, file, f"the denoiser that was given (it holds {header.get('network') or 'a `UNet`'})")
-        model.sigma_data, model.data = about.sigma_data, about
+        if torch.is_tensor(model.sigma_data): model.sigma_data.fill_(about.sigma_data)
+        elif float(model.sigma_data) != about.sigma_data: model.sigma_data = about.sigma_data
+        model.data = about
         model.config = decode_config(header['config']) if 'config' in header else None
     return model.to(place).eval().requires_grad_(False)
 
@@ -176,7 +178,7 @@ def saved_averages(
                        "state.pt, made with ema_lengths")
     images = state['step'] * state['config']['batch_size']
     found = [SavedAverage(length, images, file, average_key(length)) for length in lengths]
-    for snapshot in sorted((run/'snapshots').glob('*.safetensors')):
+    for snapshot in sorted((run/'snapshots').glob('[0-9]*.safetensors')):  # no hidden files
         at, text = snapshot.stem.split('-')
         if int(at) < images: found.append(SavedAverage(float(text), int(at), snapshot))
     return found, images

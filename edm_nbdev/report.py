@@ -28,6 +28,7 @@ from edm_nbdev.core import (
     atomic_write,
     check_whole,
     check_writable,
+    class_index,
     device_of,
     document,
     keyed_rng,
@@ -76,7 +77,7 @@ def _load_splits(model: Any, data: DataLike | None, root: Path | str | None) -> 
         raise InputError("this model does not state its data: give it them, as in "
                          "Denoiser(net, sigma_data, data=About.of(images))")
     if isinstance(data, Images): train, unseen = data, None
-    elif data is None or isinstance(data, (str, Path)): train, unseen = _read_splits(about, data, root)
+    elif data is None or isinstance(data, (str, Path)): train, unseen = _read_splits(model, data, root)
     elif _is_pair(data): train, unseen = cast(tuple[Images, Images | None], tuple(data))
     else: raise DataError("data must be a name, a folder, Images or a pair of Images: (training, unseen)")
     for images in (train, unseen): _check_fits(model, images)
@@ -87,9 +88,10 @@ def _is_pair(data: Any) -> bool:
     two = isinstance(data, (tuple, list)) and len(data) == 2
     return two and isinstance(data[0], Images) and isinstance(data[1], Images | None)
 
-def _read_splits(about: Any, data: str | Path | None, root: Path | str | None) -> tuple[Images, Images | None]:
-    "Both splits of a data set by name or folder; of None, the model's own."
-    name, size = data or about.name, about.shape[-1]
+def _read_splits(model: Any, data: str | Path | None, root: Path | str | None) -> tuple[Images, Images | None]:
+    "Both splits of a data set by name or folder; of None, the model's own, which its config knows by its whole path."
+    name = data or getattr(getattr(model, 'config', None), 'data', None) or model.data.name
+    size = model.data.shape[-1]
     try: train = load_data(name, root, size=size)
     except InputError as e:
         if data: raise
@@ -102,7 +104,8 @@ def _check_fits(model: Any, images: Images | None) -> None:
     "Raise DataError unless the model knows this kind of images."
     if images is None: return
     about = model.data
-    if tuple(images.shape) != tuple(about.shape) or model.n_classes and list(images.classes) != list(about.classes):
+    other_classes = getattr(model, 'n_classes', 0) and list(images.classes) != list(about.classes)
+    if tuple(images.shape) != tuple(about.shape) or other_classes:
         raise DataError(f"{images.name} is not what the model was trained on: pictures {tuple(images.shape)} of "
                         f"{len(images.classes)} classes, not {tuple(about.shape)} of {len(about.classes)}")
 
@@ -164,7 +167,10 @@ def _make_judge(order: '_Order', file: Path) -> Generator[Progress, None, Judge]
 def _train_judge(order: '_Order', file: Path) -> Iterator[Progress]:
     "Train a classifier and keep its weights."
     images = min(400_000, 40 * len(order.train))  # each image of a small set forty times
-    file.parent.mkdir(parents=True, exist_ok=True)
+    try: file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(f"cannot write to '{file.parent}' ({e.strerror}): choose another folder with --root or "
+                         "$EDM_DATA") from e
     for step in train_classifier(order.train, images, device=order.workers.device):
         yield Progress('training the judge', step.images, images)
     save_weights(file, step.classifier.state_dict())
@@ -210,7 +216,7 @@ class Metric:
 def _has_classes(order: '_Order') -> bool:
     "Whether images have labels, and the judge names classes."
     labelled = all(images.labels is not None for images in (order.train, order.unseen) if images is not None)
-    return bool(order.model.n_classes) and labelled and order.features == 'classifier'
+    return bool(getattr(order.model, 'n_classes', 0)) and labelled and order.features == 'classifier'
 
 def _recognised(of: Compared) -> float:
     "The share of images that the classifier names as their label."
@@ -280,6 +286,9 @@ class _Order:
         parameters = signature(generate_walks).parameters.values()
         defaults = {p.name: p.default for p in parameters if p.default is not Parameter.empty}
         given = {name: _plain(value, defaults.get(name)) for name, value in self.settings.items()}
+        if isinstance(given.get('cfg_scale'), dict):  # classes by index, as JSON sorts only keys of one kind
+            scales = {class_index(c, self.model): float(a) for c, a in given['cfg_scale'].items()}
+            given['cfg_scale'] = {str(c): scales[c] for c in sorted(scales)}
         changed = {name: value for name, value in given.items() if value != defaults.get(name)}
         return {name: defaults[name] for name in _ALWAYS} | changed
 
@@ -311,7 +320,7 @@ def _take_order(model: Any, n: int, metrics: Collection[str] | None, data: DataL
     train, unseen = _load_splits(model, data, root)
     if train.labels is None and features == 'classifier':
         raise DataError(f"{train.name} has no classes to train a judge on: take the features inception")
-    labels = labels_like(train, n) if model.n_classes else None
+    labels = labels_like(train, n) if getattr(model, 'n_classes', 0) else None
     workers = processes(device_of(model))
     order = _Order(model, int(n), [], train, unseen, labels, features, weights, batch_size, settings, workers)
     generate_walks(model, n, labels, batch_size=batch_size, **settings)  # this checks, and draws nothing yet

@@ -81,6 +81,10 @@ def save_weights(
 ) -> None:
     "Write weights whole or not at all, with a header that says what they are. Raises OSError if the disk is full."
     stored = {k: v.detach().cpu().to(dtype if v.is_floating_point() else None).contiguous() for k, v in weights.items()}
+    seen: set[int] = set()
+    for k, v in stored.items():  # tied weights are stored twice: the format knows no shared memory
+        if v.data_ptr() in seen: stored[k] = v.clone()
+        seen.add(v.data_ptr())
     header = {k: json.dumps(v) for k, v in {'format': FORMAT_VERSION, **about}.items()}
     with atomic_write(file) as part: part.write_bytes(safetensors_bytes(stored, header))
 
