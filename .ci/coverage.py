@@ -24,7 +24,6 @@ source = {root}/edm_nbdev
 omit = */_modidx.py
 data_file = {data}/coverage
 parallel = true
-sigterm = true
 patch =
     subprocess
     _exit

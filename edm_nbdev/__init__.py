@@ -12,17 +12,18 @@ _home = {
     'show_grid': 'plots', 'load_data': 'data', 'PRESETS': 'config', 'train': 'loop', 'evaluate': 'report',
 }
 _modules = (
-    'core', 'plots', 'data', 'ode', 'samplers', 'designs', 'precond', 'unet', 'training', 'guidance', 'metrics',
-    'playground', 'averages', 'augment', 'folders', 'devices', 'runs', 'tables', 'config', 'models', 'generation',
-    'judges', 'loop', 'tracking', 'report', 'cli', 'app',
+    'core', 'plots', 'streams', 'data', 'ode', 'samplers', 'designs', 'precond', 'unet', 'training', 'guidance',
+    'metrics', 'playground', 'averages', 'augment', 'folders', 'devices', 'signals', 'runs', 'checkpoints', 'tables',
+    'config', 'feeding', 'models', 'generation', 'judges', 'sharding', 'parallel', 'loop', 'tracking', 'report',
+    'cli', 'app',
 )
 __all__ = list(_home)
 
 if _TYPE_CHECKING:  # for editors and type checkers, which do not run `__getattr__`
     from . import (
-        app, augment, averages, cli, config, core, data, designs, devices, folders, generation, guidance, judges,
-        loop, metrics, models, ode, playground, plots, precond, report, runs, samplers, tables, tracking, training,
-        unet,
+        app, augment, averages, checkpoints, cli, config, core, data, designs, devices, feeding, folders, generation,
+        guidance, judges, loop, metrics, models, ode, parallel, playground, plots, precond, report, runs, samplers,
+        sharding, signals, streams, tables, tracking, training, unet,
     )
     from .config import PRESETS
     from .data import load_data

@@ -2,11 +2,12 @@
 
 # %% auto #0
 __all__ = ['one_line_errors', 'parse_label', 'parse_scale', 'parse_interval', 'draw_options', 'edm_train', 'edm_sample',
-           'edm_sample_all', 'edm_evaluate']
+           'edm_sample_all', 'edm_evaluate', 'edm_data']
 
 # %% ../nbs/workshop/commands.ipynb #17e52502
 import math
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -33,18 +34,20 @@ def _one_line(
 @contextmanager
 def one_line_errors() -> Iterator[None]:  # a block of work
     """On the command line, print an error that the user can mend, and each warning, as one line; an error exits with
-    code 2, a Ctrl-C with 130. Called from Python, errors are raised as they are."""
+    code 2, a Ctrl-C with 130, SIGTERM with 143, SIGUSR1 with 138 (128 and its number). Called from Python, errors are
+    raised as they are, and signals act as they did."""
     if not is_cli():
         yield
         return
     def tell(message: Any, *_: Any, **__: Any) -> None: print(f'{Path(sys.argv[0]).name}: {message}', file=sys.stderr)
     try:
-        with warnings.catch_warnings():
+        from edm_nbdev.signals import stop_on_signals
+        with stop_on_signals(), warnings.catch_warnings():
             warnings.showwarning = tell
             yield
-    except KeyboardInterrupt:
-        tell('stopped')
-        raise SystemExit(130) from None
+    except KeyboardInterrupt as stop:  # a Ctrl-C, or `Stopped`, which knows its signal
+        tell(str(stop) or 'stopped')
+        raise SystemExit(128 + getattr(stop, 'signum', signal.SIGINT)) from None
     except (ValueError, OSError, MemoryError, RuntimeError) as error:
         line = _one_line(error)
         if line is None: raise
@@ -137,12 +140,17 @@ def draw_options(
     S_max: float | None = None,    # stochastic_heun: fresh noise only up to this noise level; no bound if not given
     S_noise: float | None = None,  # stochastic_heun: scale of the fresh noise; 1 if not given
     seed: int = 0,             # another seed, other pictures
+    # float32 or bf16 inside the network; if not given, on a GPU as it was trained, on a CPU float32
+    precision: str | None = None,
 ) -> dict[str, Any]:           # keyword arguments of `generate`, without those that were not given
     "How to draw, as `generate` takes it: text parsed, a weaker model loaded. Raises InputError for unknown values."
+    from edm_nbdev.generation import usual_precision
     from edm_nbdev.models import load_model
     churn = dict(S_churn=S_churn, S_min=S_min, S_max=S_max, S_noise=S_noise)
     given = {name: value for name, value in churn.items() if value is not None}
     settings = dict(method=method, steps=steps, seed=seed, cfg_scale=parse_scale(cfg_scale, model), **given)
+    precision = usual_precision(model) if precision is None else precision
+    if precision is not None: settings['precision'] = precision
     if cfg_interval is not None: settings['cfg_interval'] = parse_interval(cfg_interval)
     if guide_model is not None:
         settings['guide_model'] = load_model(guide_model, next(model.parameters()).device)
@@ -199,9 +207,9 @@ def _chosen_config(
     if data and not known and Path(data).expanduser().is_dir(): data = str(Path(data).expanduser().resolve())
     preset = preset or (data if data in PRESETS else 'folder' if data else 'digits')
     if preset not in PRESETS: raise InputError(f"unknown preset '{preset}': there are {', '.join(PRESETS)}")
-    if preset == 'folder' and not data:
-        raise InputError("the preset folder needs pictures: say where they are, as in --data my/pictures")
     usual = PRESETS[preset]
+    if not (data or usual.data):
+        raise InputError(f"the preset {preset} needs pictures: say where they are, as in --data my/pictures")
     fields = {field: value for field, value in given.items() if value is not None}
     can_be_had = not known or usual.size in SIZES.get(str(data), (32,))  # at the preset's size
     own = {'data': data or usual.data, 'size': usual.size if can_be_had else None}
@@ -265,7 +273,7 @@ def _show_run(
     device: str | None,  # cpu, cuda, ...
 ) -> None:
     "Draw ten pictures of each class, or a hundred without class, fewer of large ones, into samples.png of the run."
-    from edm_nbdev.generation import generate
+    from edm_nbdev.generation import generate, usual_precision
     from edm_nbdev.models import load_model
     from edm_nbdev.plots import show_grid
     model: Any = load_model(run, device)
@@ -273,10 +281,10 @@ def _show_run(
     if model.n_classes:
         cols, cfg_scale = min(10, max(1, fit // model.n_classes)), 1.5
         n, label, classes = _rows(model, cols)
-        drawn = generate(model, n, label, cfg_scale, progress=True)
+        drawn = generate(model, n, label, cfg_scale, precision=usual_precision(model), progress=True)
     else:
         cols, cfg_scale, classes = 10, 1., []
-        drawn = generate(model, min(100, max(4, fit)), progress=True)
+        drawn = generate(model, min(100, max(4, fit)), precision=usual_precision(model), progress=True)
     pic = show_grid(drawn, cols=cols, row_labels=classes)
     _save_picture(pic, Path(run)/'samples.png', model=run, cfg_scale=cfg_scale, seed=0)
 
@@ -288,10 +296,26 @@ def _leave(
     sys.stderr.flush()
     if several and is_cli(): os._exit(0)
 
+def _run(
+    config: Any,   # a `TrainConfig`
+    wandb: str,    # disabled, offline or online
+    fresh: bool,   # rename an existing run first
+) -> None:
+    "Train; then the first process says how it ended, and draws."
+    from edm_nbdev.devices import leave_together, tune_memory
+    tune_memory()
+    last = _train(config, wandb, fresh)
+    several = leave_together()
+    if last is None or last.first:  # the first process goes on
+        _say_end(config, last)
+        _show_run(config.run, config.device)
+    _leave(several)
+
 # %% ../nbs/workshop/commands.ipynb #51f6e081
 @_command
 def edm_train(
-    # what to train: digits, fashion_mnist, fashion_mnist_cpu, cifar10, cifar10_large, celeba, celeba64 or folder
+    # what to train: digits, fashion_mnist, fashion_mnist_cpu, cifar10, cifar10_large, celeba, celeba64,
+    # imagenet64 (pictures from --data) or folder
     preset: str | None = None,
     # data set or folder of pictures, if not the preset's; alone, a folder takes the preset `folder`
     data: str | None = None,
@@ -309,23 +333,34 @@ def edm_train(
     device: str | None = None,     # cpu, cuda, ...; a GPU if there is one
     precision: str | None = None,  # float32 or bf16 inside the network; bf16 where the device computes it natively
     accumulate: int | None = None, # parts in which to work on a batch that does not fit the memory
+    threads: int | None = None,    # of a CPU; what this machine does best with, if not given
+    compile: bool = False,         # compile the network first: minutes that only a long run wins back
+    checkpoint_activations: bool = False,  # a third more work, for a fraction of the memory
+    shard: bool = False,           # divide the networks among the processes, if one card cannot hold them
+    checkpoint_seconds: float | None = None,  # at least so long between two saves; 20 if not given
     wandb: str = 'disabled',       # disabled, offline or online: track with Weights & Biases
     fresh: bool = False,           # rename an existing run and start anew
 ) -> None:
     "Train a diffusion model, or go on with a run, then draw a grid of pictures."
     with one_line_errors():
-        from edm_nbdev.devices import leave_together
         config = _chosen_config(
             preset, data, run, size=size, root=root, images=images, minutes=minutes, batch_size=batch_size, lr=lr,
-            seed=seed, conditional=not unconditional, device=device, precision=precision, accumulate=accumulate)
-        last = _train(config, wandb, fresh)
-        several = leave_together()
-        if last is None or last.first:  # the first process goes on
-            _say_end(config, last)
-            _show_run(config.run, device)
-        _leave(several)
+            seed=seed, conditional=not unconditional, device=device, precision=precision, accumulate=accumulate,
+            threads=threads, compile=compile or None, checkpoint_activations=checkpoint_activations or None,
+            shard=shard or None, checkpoint_seconds=checkpoint_seconds)
+        _run(config, wandb, fresh)
 
 # %% ../nbs/workshop/commands.ipynb #a77c78a5
+def _load(
+    model: str,                 # folder of a run, a file, or a shipped name
+    device: Any,                # cpu, cuda, ...; None for a GPU if there is one
+) -> Any:                       # a denoiser
+    "A model, ready to draw."
+    from edm_nbdev.devices import tune_memory
+    from edm_nbdev.models import load_model
+    tune_memory()
+    return load_model(model, device)
+
 def _draw_into(
     out: str,                  # where to write the picture
     name: str,                 # what the user called the model
@@ -361,8 +396,7 @@ def edm_sample(
 ) -> None:
     "Draw pictures from a trained model into a PNG file."
     with one_line_errors():
-        from edm_nbdev.models import load_model
-        denoiser = load_model(model, device)
+        denoiser = _load(model, device)
         _draw_into(out, model, denoiser, n, parse_label(label, denoiser), kwargs, film)
 
 @_command
@@ -377,8 +411,7 @@ def edm_sample_all(
     "Draw every class of a trained model into a PNG file, a row a class."
     with one_line_errors():
         from edm_nbdev.core import InputError
-        from edm_nbdev.models import load_model
-        denoiser = load_model(model, device)
+        denoiser = _load(model, device)
         if not denoiser.n_classes: raise InputError(f"'{model}' was trained without classes: use edm_sample")
         if per_class < 1: raise InputError(f"per_class must be at least 1, not {per_class}")
         n, label, classes = _rows(denoiser, per_class)
@@ -414,7 +447,7 @@ def edm_evaluate(
     root: str | None = None,       # where data sets and their caches lie; $EDM_DATA, or else a folder in your home
     features: str = 'classifier',  # what judges: classifier, trained on the data, or inception, for published FIDs
     weights: str | None = None,    # inception: path of its weights; downloaded once if not given
-    batch_size: int = 100,         # pictures to draw together
+    batch_size: int | None = None, # pictures to draw together; if not given, 100 on a CPU, and what fills a GPU
     out: str | None = None,        # folder of the reports; RUN/evaluation, or evaluation/NAME for what is no run folder
     device: str | None = None,     # cpu, cuda, ...; a GPU if there is one
     **kwargs: Any,                 # how to draw: the options of `draw_options`
@@ -422,10 +455,9 @@ def edm_evaluate(
     "Measure a trained model: how good its pictures are, how varied, how likely, how new."
     with one_line_errors():
         from edm_nbdev.devices import leave_together, pick_device, processes
-        from edm_nbdev.models import load_model
         from edm_nbdev.report import evaluate_steps, report_table
         workers = processes(pick_device(device))
-        denoiser = load_model(model, workers.device)
+        denoiser = _load(model, workers.device)
         usual = Path(model)/'evaluation' if Path(model).is_dir() else Path('evaluation')/Path(model).stem
         folder = Path(out or usual)
         asked = [name.strip() for name in metrics.split(',')] if metrics else None
@@ -439,6 +471,28 @@ def edm_evaluate(
             if last: print(f'\n{kept}', file=sys.stderr)
             raise
         several = leave_together()
-        report = getattr(last, 'report', None)  # one of several processes has it
-        if report: print(report_table(report), report.file, sep='\n')
+        report = getattr(last, 'report', None)  # each of several processes has it
+        if report and workers.is_first: print(report_table(report), report.file, sep='\n')
         _leave(several)
+
+# %% ../nbs/workshop/commands.ipynb #e09d0002
+@_command
+def edm_data(
+    data: str,                  # folder of pictures, or a data set: digits, fashion_mnist, cifar10 or celeba
+    size: int | None = None,    # pixels a side, where the data can be had in several; 32 for a folder if not given
+    split: str = 'train',       # train or test
+    root: str | None = None,    # where data sets and their caches lie; $EDM_DATA, or else a folder in your home
+) -> None:
+    "Read a data set or a folder of pictures into the cache, before a training needs it, and say what was found."
+    with one_line_errors():
+        from edm_nbdev.data import data_root, load_data
+        found = load_data(data, root, split, size)
+        C, H, W = found.shape
+        print(f'{found.name}, {split}: {len(found):,} pictures, {H}x{W}, {C} {"channels" if C > 1 else "channel"}, '
+              f'{len(found.classes)} classes, sigma_data {found.sigma_data:.3f}')
+        if found.labels is not None:
+            counts = found.labels.bincount(minlength=len(found.classes)).tolist()
+            most, least = max(counts), min(counts)
+            print(f'{least:,} to {most:,} pictures of each class: {", ".join(found.classes[:10])}'
+                  + ', ...' * (len(found.classes) > 10))
+        if found.mapped is not None: print(f"the cache is in {data_root(root)/'cache'}")

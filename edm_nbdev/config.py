@@ -35,12 +35,20 @@ class TrainConfig(Recipe):
     root: str | None = None        # where data sets and their caches lie; None: $EDM_DATA, or else a folder in the home
     device: str | None = None      # "cpu", "cuda", ...; None takes a GPU if there is one
     checkpoint_seconds: float = 20.  # what a kill may cost
+    threads: int | None = None     # of a CPU; None takes what `devices` finds for this machine
+    compile: bool = False          # compile the network first: minutes that only a long run wins back
+    checkpoint_activations: bool = False  # a third more work, for a fraction of the memory
+    shard: bool = False            # divide the networks among the processes: for those that one card cannot hold
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_counts(self, 1, 'width', 'blocks', 'patch', 'head_channels', 'images')
         check_numbers(self, lambda v: 0 <= v < 1, 'from 0 up and below 1', 'dropout')
         check_numbers(self, lambda v: v >= 0, 'at least 0', 'checkpoint_seconds')
+        if self.threads is not None: check_counts(self, 1, 'threads')
+        for name in ('compile', 'checkpoint_activations', 'shard'):
+            value = getattr(self, name)
+            if not isinstance(value, (bool, np.bool_)): raise InputError(f"{name} must be True or False, not {value!r}")
         if self.minutes is not None: check_numbers(self, lambda v: v > 0, 'above 0', 'minutes')
         for name in ('mults', 'attention_resolutions'):
             value = getattr(self, name)
@@ -60,7 +68,9 @@ class TrainConfig(Recipe):
             raise InputError(f"size {self.size} with patch {self.patch} cannot be halved {times}: it must be a "
                              f"multiple of {multiple}")
 
-BUDGET = ('images', 'minutes', 'run', 'root', 'device', 'accumulate', 'checkpoint_seconds')  # no part of its identity
+BUDGET = (  # no part of a run's identity: how far it goes, where it is kept, and how it is computed
+    'images', 'minutes', 'run', 'root', 'device', 'accumulate', 'checkpoint_seconds', 'threads', 'compile',
+    'checkpoint_activations', 'shard')
 
 # %% ../nbs/workshop/config.ipynb #ab3d4573
 _CIFAR10 = TrainConfig(
@@ -83,7 +93,7 @@ PRESETS = {
     'fashion_mnist_cpu': replace(
         _CIFAR10, preset='fashion_mnist_cpu', data='fashion_mnist', blocks=1, augment=0., dropout=0.,
         patch=2,                # inside all is 16x16: a quarter of the work (lesson 06)
-        attention_resolutions=(),  # it buys nothing at this size (lesson 12), and two fifths more time (lesson 13)
+        attention_resolutions=(),  # it buys nothing at this size (lesson 12), and three fifths more time (lesson 13)
         batch_size=64, lr=2e-3, beta2=0.99, warmup_images=5_000,  # as for digits: many steps in few images
         decay_images=40_000,    # a hundredth more of the pictures are recognised, in lesson 13
         images=240_000),        # ten minutes of two cores, in lesson 13
@@ -97,6 +107,16 @@ PRESETS = {
     'celeba64': replace(
         _CIFAR10, preset='celeba64', data='celeba', size=64, width=80, mults=(1, 2, 3, 4),    # 23.6 M; 64 down to 8
         attention_resolutions=(32, 16), head_channels=80, batch_size=128, augment=0.),
+    'imagenet64': replace(
+        _CIFAR10, preset='imagenet64', data=None, size=64,  # a folder with the pictures of 1,000 classes, cut to 64x64
+        width=192, mults=(1, 2, 3, 4),          # the paper's; 64 down to 8
+        blocks=4,                               # 282 M parameters: the paper's has 296 M in 3 a level, and 4 going up
+        attention_resolutions=(32, 16, 8), head_channels=64,  # the paper's; fused attention likes 64
+        dropout=0.10, augment=0.,               # the paper's: 1.28 M pictures are hard to learn by heart
+        batch_size=1024, lr=1e-4,               # a quarter of the paper's batch, 128 for each of 8 cards, at its rate
+        warmup_images=1_000_000,                # a thousand steps: a tenth of the paper's, as the images
+        ema_halflife=50_000_000,                # the paper's; in a run of this length the ramp stays below it
+        images=250_000_000),                    # a tenth of the paper's, 195 epochs
     'folder': replace(_CIFAR10, preset='folder', data=None, size=32),  # like cifar10, until you know better
 }
 
@@ -144,7 +164,8 @@ OLD_DEFAULTS: dict[str, Any] = dict(
     P_std=1.2, ema_halflife=500_000, ema_ramp=.05, seed=0, clip_norm=1., decay_images=None, ema_lengths=[.05, .1],
     precision='float32', accumulate=1, preset='digits', data='digits', size=None, width=32, mults=[1, 2], blocks=1,
     patch=1, attention_resolutions=[4], head_channels=16, dropout=0., images=40_000, minutes=None, run=None, root=None,
-    device=None, checkpoint_seconds=20.)
+    device=None, checkpoint_seconds=20., threads=None, compile=False, checkpoint_activations=False,
+    shard=False)
 
 # %% ../nbs/workshop/config.ipynb #829ab14b
 document(__name__)

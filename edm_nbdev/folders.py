@@ -9,21 +9,37 @@ import json
 import math
 import mmap
 import os
+import re
+import signal
 import stat
+import sys
+import threading
+import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from glob import escape
+from multiprocessing import current_process, get_context
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from .core import DataError, atomic_write, document
+from .core import DataError, check_whole, document
 from .data import Images, data_root, from_torchvision, rms_of_counts
+
+# %% ../nbs/workshop/folders.ipynb #f01d0000
+try:
+    import fcntl
+except ImportError:  # Windows: no locks
+    fcntl = None  # type: ignore[assignment]
 
 # %% ../nbs/workshop/folders.ipynb #30f9c6f5
 def _floats_to_bytes(image: Image.Image) -> Image.Image:
@@ -54,66 +70,246 @@ def square_pixels(
 # %% ../nbs/workshop/folders.ipynb #757c5479
 def _open_cache(header: dict[str, Any], name: str, file: Path) -> Images:
     "`Images` in `file`, from what its header says; warns of what was left out when it was made."
-    for message in header.get('said', ()): warnings.warn(message, stacklevel=2)       # not in older caches
     with open(file, 'rb') as f: mapped = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY)
     images = torch.frombuffer(mapped, dtype=torch.uint8).reshape(header['shape'])
     labels = None if header['labels'] is None else torch.tensor(header['labels'])
+    for message in header.get('said', ()): warnings.warn(message, stacklevel=2)       # not in older caches
     return Images(name, images, labels, header['classes'], header['sigma_data'], mapped)
 
-def _find_cache(place: Path, fingerprint: str) -> tuple[dict[str, Any], Path] | None:
-    "The header at `place` and the file of its pixels; None if either is missing, damaged or of other pictures."
+def _find_cache(place: Path, fingerprint: str, name: str) -> Images | None:
+    "What the cache with its header at `place` holds; None if a file is missing, damaged or of other pictures."
     try:
         header = json.loads(place.read_text())
         file = place.with_name(header['file'])
         whole = file.stat().st_size == math.prod(header['shape'])
-        if whole and header['fingerprint'] == fingerprint: return header, file
+        if whole and header['fingerprint'] == fingerprint: return _open_cache(header, name, file)
     except (OSError, ValueError, KeyError, TypeError): pass
     return None
 
+
 # %% ../nbs/workshop/folders.ipynb #2fada0e0
+_CHUNK = 256, 2**22  # pictures, and bytes, whichever is less
+# what Pillow raises for a broken file
+_BROKEN = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+
 @dataclass(eq=False)
 class _Reading:
-    "Pictures on their way into a cache."
-    shape: tuple[int, int, int]                           # (C,H,W) of one
-    classes: list[str]                                    # empty without labels
-    count: int                                            # how many are expected
-    pictures: Iterable[tuple[np.ndarray, int | None]]     # uint8 (C,H,W) and label of each
-    warnings: list[str] = field(default_factory=list)     # of what was left out; complete when `pictures` has ended
+    "Pictures that shall be read into a cache."
+    source: str                        # where they come from, for messages
+    files: list[str]                   # what each is called
+    decode: Callable[[int], np.ndarray]  # the pixels of one, by its number: uint8 (C,H,W)
+    shape: tuple[int, int, int]        # (C,H,W) of one
+    classes: list[str]                 # empty without labels
+    labels: list[int] | None           # of each file; None without labels
 
-def _write_cache(name: str, place: Path, fingerprint: str, reading: _Reading) -> tuple[dict[str, Any], Path]:
-    "Write all pictures into a big file, then the header into `place`; returns both, as `_find_cache` does."
+    @property
+    def chunk(self) -> int:
+        "How many pictures to read at once."
+        most, most_bytes = _CHUNK
+        return max(1, min(most, most_bytes // math.prod(self.shape)))
+
+@dataclass(frozen=True, eq=False)
+class _Chunk:
+    "What was read of some pictures in a row."
+    pixels: bytes                   # of those that can be read, one after another
+    broken: list[tuple[int, str]]   # the number of each of the others, and what it raised
+    counts: list[int]               # how often each pixel value 0..255 occurs
+
+def _read_chunk(reading: _Reading, start: int) -> _Chunk:
+    "Read a chunk of pictures, from number `start` on."
+    kept, broken = [], []
+    for i in range(start, min(start + reading.chunk, len(reading.files))):
+        try: kept.append(reading.decode(i).tobytes())
+        except _BROKEN as e: broken.append((i, type(e).__name__))
+    pixels = b''.join(kept)
+    counts = np.bincount(np.frombuffer(pixels, np.uint8), minlength=256)
+    return _Chunk(pixels, broken, counts.tolist())
+
+
+# %% ../nbs/workshop/folders.ipynb #f01d0002
+_AT_WORK: list[_Reading] = []  # what this process reads, if it was started to read
+
+def _leave_with(parent: int) -> None:
+    "End this process when its parent has ended."
+    while os.getppid() == parent: time.sleep(.5)
+    os._exit(1)
+
+def _start_reader(reading: _Reading, parent: int) -> None:
+    "Prepare a process that reads chunks."
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1): signal.signal(number, signal.SIG_IGN)
+    _AT_WORK[:] = [reading]
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+
+def _read_at_work(start: int) -> _Chunk:
+    "Read a chunk, in a process that was prepared."
+    return _read_chunk(_AT_WORK[0], start)
+
+def _count_readers(chunks: int, workers: int | None) -> int:
+    "How many shall read so many chunks: as many as told, or one for each core that this process may use."
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    return min(cores if workers is None else check_whole('workers', workers), chunks)
+
+def _open_pool(reading: _Reading, readers: int) -> tuple[Executor, Callable[[int], _Chunk]]:
+    "What reads chunks at the same time, and the function to give it."
+    if sys.platform == 'linux' and not current_process().daemon:             # daemons may not start processes
+        Image.preinit()                                                      # once, not in each process
+        fork = get_context('fork')
+        return ProcessPoolExecutor(readers, fork, _start_reader, (reading, os.getpid())), _read_at_work
+    return ThreadPoolExecutor(readers), partial(_read_chunk, reading)
+
+def _read_chunks(reading: _Reading, start: int, readers: int) -> Iterator[_Chunk]:
+    "Yields all chunks from picture `start` on, in their order. Raises DataError if a process that read was killed."
+    starts = range(start, len(reading.files), reading.chunk)
+    if readers <= 1:
+        yield from (_read_chunk(reading, start) for start in starts)
+        return
+    pool, read = _open_pool(reading, readers)
+    waiting: deque[Any] = deque()
+    try:
+        for start in starts:
+            waiting.append(pool.submit(read, start))
+            if len(waiting) > 2 * readers: yield waiting.popleft().result()  # two for each: none waits for work
+        while waiting: yield waiting.popleft().result()
+    except BrokenProcessPool as e:
+        raise DataError(f"a process that read {reading.source} was killed (is the memory full?): what was read is "
+                        "kept, the same command goes on from there") from e
+    finally: pool.shutdown(cancel_futures=True)
+
+
+# %% ../nbs/workshop/folders.ipynb #f01d0004
+class _Part:
+    "A cache on its way: pixels, and a journal with a line for each chunk of them. Goes on with what it finds there."
+    def __init__(self, pixels: Path) -> None:
+        self.pixels, self.journal = pixels, pixels.with_suffix('.journal')
+        self.chunks: list[dict[str, Any]] = []                               # the lines of the journal
+        whole = 0                                                            # bytes of the journal
+        if self.journal.exists() and pixels.exists():
+            size = pixels.stat().st_size
+            for line in self.journal.read_bytes().splitlines(keepends=True):
+                try: chunk = json.loads(line)
+                except ValueError: break                                     # a kill has cut the last line
+                if chunk['end'] > size: break
+                self.chunks.append(chunk)
+                whole += len(line)
+        self._files = open(pixels, 'ab'), open(self.journal, 'ab')
+        for file, end in zip(self._files, (self.end, whole), strict=True): file.truncate(end)
+
+    @property
+    def end(self) -> int:
+        "Bytes of pixels that are safe."
+        return self.chunks[-1]['end'] if self.chunks else 0
+
+    def add(self, chunk: _Chunk) -> None:
+        "Write a chunk, and when it is safe, its line."
+        pixels, journal = self._files
+        pixels.write(chunk.pixels)
+        pixels.flush()
+        os.fsync(pixels.fileno())
+        line = {'end': self.end + len(chunk.pixels), 'broken': chunk.broken, 'counts': chunk.counts}
+        journal.write(json.dumps(line).encode() + b'\n')
+        journal.flush()
+        self.chunks.append(line)
+
+    def close(self) -> None:
+        "Close both files."
+        for file in self._files: file.close()
+
+    def remove(self) -> None:
+        "Remove both files."
+        self.close()
+        for path in (self.pixels, self.journal): path.unlink(missing_ok=True)
+
+
+# %% ../nbs/workshop/folders.ipynb #f01d0005
+def _parts(place: Path) -> list[Path]:
+    "All files beside the header at `place` that belong to its cache: of this one, of older ones, of killed readings."
+    ours = re.compile(re.escape(place.stem) + r'-[0-9a-f]{12}-[^-]*[.](u8|u8[.]part|journal|json)')
+    return sorted(file for file in place.parent.iterdir() if ours.fullmatch(file.name))
+
+def _open_part(place: Path, fingerprint: str, alone: bool) -> _Part:
+    "A killed reading of the same pictures, to go on with if nobody else can be at it, or else a new one."
+    begun = f'{place.stem}-{fingerprint[:12]}-'
+    journals = [file for file in _parts(place) if file.name.startswith(begun) and file.suffix == '.journal']
+    if alone and journals: return _Part(max(journals, key=lambda file: file.stat().st_size).with_suffix('.u8'))
+    return _Part(place.with_name(f'{begun}{uuid4().hex[:8]}.u8'))
+
+def _header(fingerprint: str, part: _Part, reading: _Reading) -> dict[str, Any]:
+    "What must be known of a cache beside its pixels. Raises DataError if no picture could be read."
+    broken = {i: error for chunk in part.chunks for i, error in chunk['broken']}
+    n = len(reading.files)
+    listed = ', '.join(f'{reading.files[i]} ({error})' for i, error in list(broken.items())[:5])
+    listed += ', ...' * (len(broken) > 5)
+    if len(broken) == n: raise DataError(f"none of the {n} pictures in {reading.source} can be read: {listed}")
+    left_out = f"{len(broken)} of {n} pictures in {reading.source} cannot be read and are left out: {listed}"
+    labels = reading.labels and [label for i, label in enumerate(reading.labels) if i not in broken]
+    counts = np.sum([chunk['counts'] for chunk in part.chunks], axis=0)
+    return dict(fingerprint=fingerprint, file=part.pixels.name, shape=[n - len(broken), *reading.shape],
+                classes=reading.classes, sigma_data=rms_of_counts(counts), labels=labels,
+                said=[left_out] if broken else [])
+
+def _write_cache(
+    name: str, place: Path, fingerprint: str, reading: _Reading, alone: bool, workers: int | None,
+) -> Images:
+    "Read all pictures into a big file, write the header to `place`, and open both."
     from tqdm import tqdm
-    pixels = place.with_name(f'{place.stem}-{fingerprint[:12]}-{os.getpid()}.u8')     # another process writes its own
-    labels, counts = [], np.zeros(256)
-    bar = tqdm(reading.pictures, f'reading {name}', reading.count, disable=reading.count < 5000, unit=' pictures',
-               unit_scale=True, leave=False)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(pixels) as part, open(part, 'wb') as f:
-        for picture, label in bar:
-            f.write(np.ascontiguousarray(picture).tobytes())
-            labels.append(label)
-            counts += np.bincount(picture.reshape(-1), minlength=256)
-        f.flush()
-    header = dict(fingerprint=fingerprint, file=pixels.name, shape=[len(labels), *reading.shape],
-                  classes=reading.classes, sigma_data=rms_of_counts(counts),
-                  labels=labels if reading.classes else None, said=reading.warnings)
-    with atomic_write(place) as part: part.write_text(json.dumps(header))
-    for old in place.parent.glob(f'{escape(place.stem)}-????????????-*.u8'):  # of other pictures, or of another process
-        if old != pixels: old.unlink(missing_ok=True)
-    return header, pixels
+    n, chunk_size = len(reading.files), reading.chunk
+    part = _open_part(place, fingerprint, alone)
+    done = min(n, len(part.chunks) * chunk_size)
+    readers = _count_readers(math.ceil((n - done) / chunk_size), workers)
+    bar = tqdm(None, f'reading {name}', n, initial=done, disable=n < 5000, unit=' pictures', unit_scale=True,
+               leave=False)
+    try:
+        with warnings.catch_warnings(), bar:
+            warnings.simplefilter('ignore')                                  # Pillow's; ours comes at the end
+            for chunk in _read_chunks(reading, done, readers):
+                part.add(chunk)
+                bar.update(min(chunk_size, n - bar.n))
+        header = _header(fingerprint, part, reading)
+        written = part.pixels.with_suffix('.json')
+        written.write_text(json.dumps(header))
+        os.replace(written, place)
+    except (OSError, DataError) as e:
+        if not isinstance(e.__cause__, BrokenProcessPool): part.remove()     # a full disk is not to stay full
+        raise
+    finally: part.close()
+    part.journal.unlink()
+    for file in _parts(place) if alone else []:
+        if file != part.pixels: file.unlink(missing_ok=True)
+    return _open_cache(header, name, part.pixels)
+
 
 # %% ../nbs/workshop/folders.ipynb #e92cb984
-def _cached(name: str, key: str, fingerprint: str, root: str | Path | None, read: Callable[[], _Reading]) -> Images:
+@contextmanager
+def _locked(place: Path, name: str) -> Iterator[bool]:
+    "Hold the lock of a cache, after whoever holds it; yields whether nobody else can be writing it."
+    with open(place.with_suffix('.lock'), 'a') as file:
+        alone = fcntl is not None
+        try:
+            if alone: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            warnings.warn(f"another process is reading {name}: waiting for it", stacklevel=2)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError: alone = False                                        # no locks on this file system
+        yield alone
+
+def _cached(
+    name: str, key: str, fingerprint: str, root: str | Path | None, read: Callable[[], _Reading],
+    workers: int | None = None,
+) -> Images:
     "What `read` reads, once; then it is kept under `root`. Raises DataError if it cannot be kept."
     place = data_root(root)/'cache'/f'{key}.json'
-    found = _find_cache(place, fingerprint)
-    if not found:
-        reading = read()
-        try: found = _write_cache(name, place, fingerprint, reading)
-        except OSError as e:
-            raise DataError(f"cannot keep the cache of {name} in '{place.parent}' ({e.strerror or e}): "
-                            "choose another folder with --root or $EDM_DATA") from e
-    return _open_cache(found[0], name, found[1])
+    found = _find_cache(place, fingerprint, name)
+    if found is not None: return found
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(place, name) as alone:
+            found = _find_cache(place, fingerprint, name)                    # another process may have made it
+            if found is None: found = _write_cache(name, place, fingerprint, read(), alone, workers)
+    except OSError as e:
+        raise DataError(f"cannot keep the cache of {name} in '{place.parent}' ({e.strerror or e}): "
+                        "choose another folder with --root or $EDM_DATA") from e
+    return found
+
 
 # %% ../nbs/workshop/folders.ipynb #a79e2654
 # what counts as a picture, by its name
@@ -156,36 +352,19 @@ def _split_folder(folder: Path, split: str) -> Path:
     raise DataError(f"'{folder}' has no folder test (nor val) beside train")
 
 # %% ../nbs/workshop/folders.ipynb #68cb0f25
-# what Pillow raises for a broken file
-_BROKEN = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+_KINDS = ('PNG', 'JPEG', 'WEBP', 'BMP', 'GIF', 'TIFF', 'PPM')  # by their first bytes, whatever the name says
 
-def _decode(
-    folder: Path, files: list[str], labels: list[int | None], size: int, channels: int, messages: list[str],
-) -> Iterator[tuple[np.ndarray, int | None]]:
-    "Yields (pixels, label) of each readable file; `messages` gets one on the others. Raises DataError if none is."
-    broken = []
-    for file, label in zip(files, labels, strict=True):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore')                                       # Pillow's; ours comes at the end
-                with Image.open(folder/file) as image: pixels = square_pixels(image, size, channels)
-        except _BROKEN as e:
-            broken.append(f"{file} ({type(e).__name__})")
-            continue
-        yield pixels, label
-    listed = ', '.join(broken[:5]) + (', ...' if len(broken) > 5 else '')
-    if len(broken) == len(files):
-        raise DataError(f"none of the {len(files)} pictures in '{folder}' can be read: {listed}")
-    if broken:
-        messages.append(f"{len(broken)} of {len(files)} pictures in '{folder}' cannot be read and are left out: "
-                        f"{listed}")
+def _decode(folder: Path, files: list[str], size: int, channels: int, i: int) -> np.ndarray:
+    "The pixels of file `i`. Raises what `_BROKEN` holds."
+    with Image.open(folder/files[i], formats=_KINDS) as image: return square_pixels(image, size, channels)
+
 
 # %% ../nbs/workshop/folders.ipynb #aff61b63
 def _all_grey(folder: Path, files: list[str]) -> bool:
     "Whether no file holds colour, by its mode alone; what cannot be opened does not count."
     for file in files:
         try:
-            with Image.open(folder/file) as image:
+            with Image.open(folder/file, formats=_KINDS) as image:
                 if image.mode not in ('1', 'L', 'LA', 'La', 'F') and not image.mode.startswith('I'): return False
         except _BROKEN: pass
     return True
@@ -204,21 +383,23 @@ def _read_folder(folder: Path, files: list[str], classes: list[str], size: int, 
     "Start to read a folder; without `channels`, in grey if no file holds colour."
     if channels is None: channels = 1 if _all_grey(folder, files) else 3
     index = {name: i for i, name in enumerate(classes)}
-    labels = [index[file.split(os.sep)[0]] if classes else None for file in files]
-    messages: list[str] = []
-    pictures = _decode(folder, files, labels, size, channels, messages)
-    return _Reading((channels, size, size), classes, len(files), pictures, messages)
+    labels = [index[file.split(os.sep)[0]] for file in files] if classes else None
+    decode = partial(_decode, folder, files, size, channels)
+    return _Reading(f"'{folder}'", files, decode, (channels, size, size), classes, labels)
+
+_VERSION = 2  # of the pixels: another one has all caches made anew
 
 def load_folder(
     name: str | Path,                # the folder
     root: str | Path | None = None,  # where the cache lies, as for `data_root`
     split: str = 'train',            # "train" or "test"
     size: int = 32,                  # pixels a side
+    workers: int | None = None,      # how many pictures to read at the same time; None: one for each core
 ) -> Images:                         # its `name` is the folder's, its sigma_data the split's own
     """A split of a folder of pictures, read once and then cached. The test split has the classes and the colours of the
     training split. Files that cannot be read are left out with a warning. Raises DataError if nothing can be read."""
     top = Path(name).expanduser().resolve()
-    train = load_folder(top, root, 'train', size) if split == 'test' else None
+    train = load_folder(top, root, 'train', size, workers) if split == 'test' else None
     folder = _split_folder(top, split)
     listing = _walk(folder)
     files = [file for file, _, _ in listing]
@@ -229,10 +410,11 @@ def load_folder(
         if unknown:
             raise DataError(f"'{folder}' has classes that the training pictures lack: {', '.join(sorted(unknown))}")
         classes = train.classes if classes else []
-    fingerprint = hashlib.sha256(repr((size, classes, train and train.shape, listing)).encode()).hexdigest()
+    version = (_VERSION, _CHUNK, size, classes, train and train.shape)
+    fingerprint = hashlib.sha256(repr((version, listing)).encode()).hexdigest()
     key = f'{top.name}-{size}-' + hashlib.sha256(str(folder).encode()).hexdigest()[:8]
     read = partial(_read_folder, folder, files, classes, size, train.shape[0] if train else None)
-    return _cached(top.name, key, fingerprint, root, read)
+    return _cached(top.name, key, fingerprint, root, read, workers)
 
 # %% ../nbs/workshop/folders.ipynb #8782e742
 _CELEBA = ("celeba/ the files img_align_celeba.zip, list_eval_partition.txt, identity_CelebA.txt, list_attr_celeba.txt"
@@ -241,8 +423,9 @@ _CELEBA = ("celeba/ the files img_align_celeba.zip, list_eval_partition.txt, ide
 def _read_celeba(name: str, root: str | Path | None, split: str, size: int) -> _Reading:
     "Start to read CelebA."
     source = from_torchvision('CelebA', name, root, _CELEBA, split=split, target_type=[])
-    pictures = ((square_pixels(source[i][0], size, 3), None) for i in range(len(source)))
-    return _Reading((3, size, size), [], len(source), pictures)
+    def decode(i: int) -> np.ndarray: return square_pixels(source[i][0], size, 3)
+    faces = [f'face {i}' for i in range(len(source))]
+    return _Reading(f'{name}, {split}', faces, decode, (3, size, size), [], None)
 
 def load_celeba(
     name: str = 'celeba',            # what `load_data` calls it
@@ -251,7 +434,9 @@ def load_celeba(
     size: int = 128,                 # pixels a side
 ) -> Images:                         # its sigma_data is the split's own
     "A split of CelebA, read once and then cached. If it is not available, DataError says which files go where."
-    return _cached(name, f'{name}-{size}-{split}', 'torchvision', root, partial(_read_celeba, name, root, split, size))
+    read = partial(_read_celeba, name, root, split, size)
+    fingerprint = hashlib.sha256(repr((_VERSION, _CHUNK, 'torchvision')).encode()).hexdigest()
+    return _cached(name, f'{name}-{size}-{split}', fingerprint, root, read)
 
 # %% ../nbs/workshop/folders.ipynb #9d818fd1
 document(__name__)

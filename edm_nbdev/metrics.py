@@ -6,7 +6,7 @@ __all__ = ['Moments', 'frechet_distance', 'kernel_distance', 'nearest', 'precisi
 
 # %% ../nbs/09_metrics.ipynb #40455dac
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,12 +24,20 @@ def _check_sets(a: Sequence[int], b: Sequence[int], least: int) -> None:
         raise InputError(f"two sets (N,d) and (M,d) of the same d are needed, at least {least} in each, "
                          f"not {tuple(a)} and {tuple(b)}")
 
-def _blocks(points: Tensor | np.ndarray, block: int) -> Iterator[Tensor]:
-    "Rows of `points` (N,...) as float64 (b,d) on the CPU, `block` at a time. Raises InputError unless they are finite."
-    for rows in torch.as_tensor(points).split(block):
-        rows = rows.detach().cpu().flatten(1).double()
-        if not rows.isfinite().all(): raise InputError("features must be finite: some are NaN or infinite")
-        yield rows
+def _points(points: Tensor | np.ndarray) -> Tensor:
+    "Points as rows (N,d), on their device and of their type. Raises InputError unless they are finite."
+    rows = torch.as_tensor(points).detach().flatten(1)
+    for some in rows.split(10_000):
+        if not some.isfinite().all(): raise InputError("features must be finite: some are NaN or infinite")
+    return rows
+
+def _exact(rows: Tensor) -> Tensor:
+    "Rows in float64; in float32 where the device has no float64."
+    return rows.to(torch.float32 if rows.device.type == 'mps' else torch.float64)
+
+def _total(value: Tensor) -> Tensor:
+    "A sum in float64; on the CPU if its device has no float64."
+    return value.cpu().double() if value.device.type == 'mps' else value.double()
 
 # %% ../nbs/09_metrics.ipynb #368968fc
 class Moments:
@@ -51,9 +59,11 @@ class Moments:
         if features.ndim != 2 or self.n and features.shape[1] != len(self.mean):
             size = f' with d = {len(self.mean)}' if self.n else ''
             raise InputError(f"features must be (N,d){size}, not {tuple(features.shape)}")
-        for rows in _blocks(features, 10_000):
+        for some in _points(features).split(10_000):
+            rows = _exact(some)
             mean = rows.mean(0)
-            self.merge(Moments(len(rows), mean, (rows - mean).T @ (rows - mean)))
+            away = rows - mean
+            self.merge(Moments(len(rows), _total(mean), _total(away.T @ away)))
         return self
 
     def merge(self,
@@ -64,10 +74,17 @@ class Moments:
         if not self.n:
             self.n, self.mean, self.scatter = other.n, other.mean, other.scatter
             return self
+        other = other.to(self.mean.device)
         n, step = self.n + other.n, other.mean - self.mean
         self.scatter = self.scatter + other.scatter + self.n * other.n / n * step.outer(step)
         self.n, self.mean = n, self.mean + other.n / n * step
         return self
+
+    def to(self,
+        device: torch.device | str,  # where the numbers shall be
+    ) -> 'Moments':                  # the same moments
+        "The moments on a device; they arise on the device of the features."
+        return Moments(self.n, self.mean.to(device), self.scatter.to(device))
 
     @property
     def cov(self) -> Tensor:  # float64 (d,d)
@@ -83,6 +100,7 @@ def frechet_distance(
     et al. 2017). Raises InputError for other shapes, or numbers that are not finite."""
     a, b = (f if isinstance(f, Moments) else Moments().add(f) for f in (features_a, features_b))
     _check_sets((a.n, len(a.mean)), (b.n, len(b.mean)), least=2)
+    b = b.to(a.mean.device)
     common = torch.linalg.matrix_norm(_root(a.cov) @ _root(b.cov), 'nuc')
     shift = (a.mean - b.mean).square().sum()
     return (shift + a.cov.trace() + b.cov.trace() - 2 * common).clamp(min=0).item()
@@ -93,6 +111,15 @@ def _root(cov: Tensor) -> Tensor:
     return vectors * values.clamp(min=0).sqrt() @ vectors.T
 
 # %% ../nbs/09_metrics.ipynb #6eac85d2
+def _pairs(
+    a: Tensor, b: Tensor, block: int, convert: Callable[[Tensor], Tensor],
+) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
+    "Places and rows of a block of `a` and one of `b`; of a set with itself, each pair of blocks once."
+    for i in range(0, len(a), block):
+        x = convert(a[i:i + block])
+        for j in range(i if b is a else 0, len(b), block):
+            yield slice(i, i + block), slice(j, j + block), x, convert(b[j:j + block])
+
 def kernel_distance(
     features_a: Tensor | np.ndarray,  # (N,d), N at least 2
     features_b: Tensor | np.ndarray,  # (M,d), M at least 2
@@ -100,55 +127,105 @@ def kernel_distance(
 ) -> float:                           # 0 on average for sets from one cloud, so it may be below 0
     """KID: the unbiased squared kernel distance of two sets, over all pairs (Bińkowski et al. 2018). Raises InputError
     for other shapes, or numbers that are not finite."""
-    a, b = torch.as_tensor(features_a), torch.as_tensor(features_b)
-    _check_sets(a.shape, b.shape, least=2)
+    _check_sets(np.shape(features_a), np.shape(features_b), least=2)
+    a = _points(features_a)
+    b = _points(features_b).to(a.device)
     across = _kernel_sum(a, b, block) / (len(a) * len(b))
     return (_kernel_within(a, block) + _kernel_within(b, block) - 2 * across).item()
 
 def _kernel_sum(a: Tensor, b: Tensor, block: int) -> Tensor:
-    "The sum of k(a_i, b_j) over all pairs."
-    pairs = ((x, y) for x in _blocks(a, block) for y in _blocks(b, block))
-    return torch.as_tensor(sum(((x @ y.T / x.shape[1] + 1)**3).sum() for x, y in pairs))
+    "The sum of k(a_i, b_j) over all pairs, float64."
+    total = _total(torch.zeros((), device=a.device))
+    for i, j, x, y in _pairs(a, b, block, _exact):
+        times = 2 if b is a and i != j else 1  # the pairs (i, j) and (j, i)
+        total = total + times * _total(((x @ y.T / x.shape[1] + 1)**3).sum())
+    return total
 
 def _kernel_within(a: Tensor, block: int) -> Tensor:
     "The mean of k(a_i, a_j) over the pairs of different points."
-    itself = sum(((x.square().mean(1) + 1)**3).sum() for x in _blocks(a, block))  # the pairs i = j
+    itself = sum(_total(((_exact(x).square().mean(1) + 1)**3).sum()) for x in a.split(block))  # the pairs i = j
     return (_kernel_sum(a, a, block) - itself) / (len(a) * (len(a) - 1))
 
 # %% ../nbs/09_metrics.ipynb #1c169578
-def _distances(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances (A,B) of float64 rows. What is below the rounding of its squares is 0, so that a point is at
-    0 from its copy."""
-    size = a.square().sum(1)[:, None] + b.square().sum(1)
-    gap = size - 2 * a @ b.T
-    return gap.where(gap > 1e-13 * size, 0).sqrt()
+def _gaps(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    "The squares of the distances (A,B) of rows by way of their products, and how far rounding can put them off."
+    sizes = x.square().sum(1), y.square().sum(1)
+    gaps = sizes[0][:, None] + sizes[1]
+    slack = (x.shape[1] + 16) * torch.finfo(x.dtype).eps * (sizes[0].max() + sizes[1].max())
+    return gaps.addmm_(x, y.T, alpha=-2), slack
+
+def _quick(rows: Tensor) -> Tensor:
+    """Rows as the first look at them takes them: on a CPU in float32, at half the cost, unless PyTorch was told to
+    round products; on a GPU exact at once."""
+    rounded = torch.get_float32_matmul_precision() != 'highest'
+    return _exact(rows) if rounded or rows.device.type != 'cpu' else rows.float()
+
+class _Best:
+    "The smallest squares of distances from each of n points so far, and to which keys."
+    def __init__(self, n: int, k: int, like: Tensor) -> None:
+        self.gaps = torch.full((n, k), math.inf, dtype=like.dtype, device=like.device)
+        self.index = torch.zeros(n, k, dtype=torch.long, device=like.device)
+
+    def offer(self, place: slice, gaps: Tensor, first: int) -> None:
+        "Take in squares of distances (b,m) from the points at `place` to the keys from number `first` on."
+        k = self.gaps.shape[1]
+        near, index = gaps.topk(min(k, gaps.shape[1]), largest=False)
+        near, index = torch.cat([self.gaps[place], near], 1), torch.cat([self.index[place], index + first], 1)
+        self.gaps[place], order = near.topk(k, largest=False)
+        self.index[place] = index.gather(1, order)
+
+def _search(
+    queries: Tensor, keys: Tensor, block: int, k: int, convert: Callable[[Tensor], Tensor],
+) -> tuple[_Best, Tensor]:
+    "The k keys (N,k) that look nearest after `convert`, and how far rounding can put a square of a distance off."
+    best = _Best(len(queries), k, convert(queries[:1]))
+    worst = best.gaps.new_zeros(())
+    for i, j, x, y in _pairs(queries, keys, block, convert):
+        gaps, slack = _gaps(x, y)
+        worst = worst.maximum(slack)
+        best.offer(i, gaps, j.start)
+        if keys is queries and i != j: best.offer(j, gaps.T, i.start)
+    return best, worst
+
+
+# %% ../nbs/09_metrics.ipynb #e09a0001
+def _measure(queries: Tensor, keys: Tensor, index: Tensor) -> Tensor:
+    "The squares of the distances (N,k) to the keys at `index`, from the differences themselves: exactly 0 to a copy."
+    rows = max(1, 2**18 // (index.shape[1] * keys.shape[1]))  # so many at a time
+    parts = []
+    for q, near in zip(queries.split(rows), index.split(rows)):
+        step = _exact(keys[near]) - _exact(q)[:, None]        # (b,k,d)
+        parts.append(step.square().sum(2))
+    return torch.cat(parts)
+
+def _propose_and_measure(
+    queries: Tensor, keys: Tensor, block: int, k: int, convert: Callable[[Tensor], Tensor],
+) -> tuple[Tensor, Tensor, Tensor]:
+    "Square of the distance and index of the k-th nearest key, all (N,), and whether no other key can be nearer."
+    best, slack = _search(queries, keys, block, min(k + 8, len(keys)), convert)
+    gaps, order = _measure(queries, keys, best.index).sort(stable=True)
+    index = best.index.gather(1, order)
+    final = best.gaps.dtype == gaps.dtype or index.shape[1] == len(keys)
+    sure = (gaps[:, k - 1] <= best.gaps[:, -1] - slack) | final
+    return gaps[:, k - 1], index[:, k - 1], sure
 
 def nearest(
     queries: Tensor | np.ndarray,  # (N,...), images or features
     keys: Tensor | np.ndarray,     # (M,...), M at least k
     block: int = 1000,             # rows to compare at a time: memory holds block x block distances
     k: int = 1,                    # which neighbour: 1 for the nearest, 2 for the next
-) -> tuple[Tensor, Tensor]:        # distances float64 (N,), indices int64 (N,) into `keys`
+) -> tuple[Tensor, Tensor]:        # distances float64 (N,), indices int64 (N,) into `keys`, on the queries' device
     "The k-th nearest key of each query. Raises InputError for other shapes, numbers not finite, or too few keys."
-    queries, keys = torch.as_tensor(queries), torch.as_tensor(keys)
-    if keys.ndim < 2 or queries.shape[1:] != keys.shape[1:] or not 1 <= k <= len(keys) or not len(queries):
+    sizes = tuple(np.shape(queries)), tuple(np.shape(keys))
+    if len(sizes[1]) < 2 or sizes[0][1:] != sizes[1][1:] or not 1 <= k <= sizes[1][0] or not sizes[0][0]:
         raise InputError(f"queries (N,...) and keys (M,...) of one kind are needed, with M at least k = {k}, "
-                         f"not {tuple(queries.shape)} and {tuple(keys.shape)}")
-    found = [_nearest_of_block(q, keys, block, k) for q in _blocks(queries, block)]
-    distances, indices = zip(*found)
-    return torch.cat(distances), torch.cat(indices)
-
-def _nearest_of_block(queries: Tensor, keys: Tensor, block: int, k: int) -> tuple[Tensor, Tensor]:
-    "As `nearest`, for one block of queries (b,d), float64: the best k so far are kept from block to block of keys."
-    best = queries.new_empty(len(queries), 0)                             # distances (b, up to k)
-    where = torch.empty(len(queries), 0, dtype=torch.long)                # their indices
-    for i, rows in enumerate(_blocks(keys, block)):
-        index = torch.arange(len(rows)).expand(len(queries), -1) + i * block
-        best = torch.cat([best, _distances(queries, rows)], 1)
-        where = torch.cat([where, index], 1)
-        best, order = best.topk(min(k, best.shape[1]), largest=False)
-        where = where.gather(1, order)
-    return best[:, -1], where[:, -1]
+                         f"not {sizes[0]} and {sizes[1]}")
+    asked = _points(queries)
+    known = asked if keys is queries else _points(keys).to(asked.device)
+    gaps, index, sure = _propose_and_measure(asked, known, block, k, _quick)
+    if not sure.all():
+        gaps[~sure], index[~sure], _ = _propose_and_measure(asked[~sure], known, block, k, _exact)
+    return _total(gaps.sqrt()), index
 
 # %% ../nbs/09_metrics.ipynb #352d359d
 def precision_recall(
@@ -159,18 +236,34 @@ def precision_recall(
 ) -> tuple[float, float]:        # precision, recall, both in 0..1
     """How many drawn images are like real ones, and the reverse (Kynkäänniemi et al. 2019). Raises InputError for other
     shapes, or too few."""
-    real, drawn = torch.as_tensor(real), torch.as_tensor(drawn)
-    _check_sets(real.shape, drawn.shape, least=k + 1)
-    return _share_inside(drawn, real, k, block), _share_inside(real, drawn, k, block)
+    _check_sets(np.shape(real), np.shape(drawn), least=k + 1)
+    a = _points(real)
+    b = _points(drawn).to(a.device)
+    reach = [_reach(s, k, block) for s in (a, b)]
+    inside = [torch.zeros(len(s), dtype=torch.bool, device=a.device) for s in (a, b)]
+    for i, j, x, y in _pairs(a, b, block, _quick):
+        gaps, slack = _gaps(x, y)
+        inside[0][i] |= _reached(a[i], b[j], reach[1][j], gaps, slack)
+        inside[1][j] |= _reached(b[j], a[i], reach[0][i], gaps.T, slack)
+    recall, precision = (reached.sum().item() / len(reached) for reached in inside)
+    return precision, recall
 
-def _share_inside(points: Tensor, centers: Tensor, k: int, block: int) -> float:
-    "The share of points in at least one disc around the centers."
-    radius = nearest(centers, centers, block, k + 1)[0].split(block)      # each center's first neighbour is itself
-    inside = []
-    for x in _blocks(points, block):
-        discs = zip(_blocks(centers, block), radius)
-        inside.append(torch.stack([(_distances(x, c) <= r).any(1) for c, r in discs]).any(0))
-    return torch.cat(inside).double().mean().item()
+def _reach(centers: Tensor, k: int, block: int) -> Tensor:
+    "How far the disc around each center reaches, squared: a center's first neighbour is itself."
+    radius, _ = nearest(centers, centers, block, k + 1)
+    return radius.square().to(_exact(centers[:0]).dtype).to(centers.device)
+
+def _reached(points: Tensor, centers: Tensor, reach: Tensor, gaps: Tensor, slack: Tensor) -> Tensor:
+    """Which points are in a disc around a center, its radius squared in `reach`. `gaps` (A,B) decide where rounding,
+    at most `slack`, leaves no doubt. What rounding cannot tell from the edge of a disc is in it."""
+    maybe = (gaps <= (reach + slack).to(gaps.dtype)).any(1)
+    if gaps.dtype == _exact(points[:0]).dtype: return maybe
+    sure = (gaps <= (reach - slack).to(gaps.dtype)).any(1)
+    unsure = maybe & ~sure
+    if unsure.any():
+        gaps, slack = _gaps(_exact(points[unsure]), _exact(centers))
+        sure[unsure] = (gaps <= reach + slack).any(1)
+    return sure
 
 # %% ../nbs/09_metrics.ipynb #713a7563
 def copying_ratio(

@@ -20,7 +20,7 @@ from .config import TrainConfig, decode_config, encode_config
 from .core import About, InputError, RunError, document, seeded
 from .devices import pick_device
 from .precond import Denoiser
-from .runs import average_key, read_state, read_weights, save_weights
+from .runs import average_key, read_state, read_weights, save_weights, state_files
 from .unet import Attention, UNet
 
 # %% ../nbs/workshop/models.ipynb #5b8326dc
@@ -170,7 +170,7 @@ def saved_averages(
     """The averages that a run has kept, without reading their weights. Raises RunError if it has none, or if its state
     is damaged or of a newer version."""
     run = Path(run)
-    file = run/'state.pt'
+    file = next(iter(state_files(run)), run/'state.pt')
     state = read_state(run, mmap=True) if file.is_file() else None
     lengths = state['config'].get('ema_lengths', ()) if state else ()
     if state is None or not lengths:

@@ -32,6 +32,12 @@ def coefficients(
     return Coefficients(c_skip, c_out, c_in=1 / total, c_noise=sigma.log() / 4)
 
 # %% ../nbs/05_precond.ipynb #075e9f4c
+def _given(
+    **condition: Tensor | None,  # what the network may be told
+) -> dict[str, Tensor]:          # what it is told: keywords for it
+    "Leave out what is None: a network need not know of it."
+    return {name: value for name, value in condition.items() if value is not None}
+
 class Denoiser(nn.Module):
     "D(x; sigma) = c_skip x + c_out F(c_in x; c_noise), a denoiser made of a network (Karras et al. 2022, eq. 7)."
     def __init__(self,
@@ -49,13 +55,13 @@ class Denoiser(nn.Module):
         sigma: Tensor,                  # their noise level, scalar or (B,), of any floating type
         label: Tensor | None = None,    # classes int64 (B,); None or n_classes for no class
         augment: Tensor | None = None,  # how the clean images were changed (B,9), in training; None for not at all
+        dropout: Tensor | None = None,  # keys of the network's dropout masks, int64 (B,), in training; see `streams`
     ) -> Tensor:                        # the clean images expected behind them, in the dtype of `x`
         """D(x; sigma), computed in float32 whatever the dtype of `x` and `sigma`.
         The network may use less inside, under torch.autocast. Labels are not checked."""
         images = x.float()
         c = coefficients(expand(sigma, images), self.sigma_data)
-        condition = {} if augment is None else {'augment': augment}
-        F = self.net(c.c_in * images, c.c_noise.reshape(-1), label, **condition)
+        F = self.net(c.c_in * images, c.c_noise.reshape(-1), label, **_given(augment=augment, dropout=dropout))
         return (c.c_skip * images + c.c_out * F.float()).to(x.dtype)
 
 # %% ../nbs/05_precond.ipynb #1b259fe8
@@ -69,6 +75,7 @@ def edm_loss(
     P_std: float = 1.2,             # deviation of ln sigma: the paper's
     generator: torch.Generator | None = None,  # for what is drawn
     augment: Tensor | None = None,  # how `y` was changed (B,9), told to the network; None for not at all
+    dropout: Tensor | None = None,  # keys of dropout masks, int64 (B,), told to the network; None: as it likes
     reduction: str = 'mean',        # "mean" over the batch, or "none": one loss for each image
 ) -> Tensor:                        # a scalar, or (B,); per value, so that it starts at 1
     """The mean of lambda(sigma) (D(y+n; sigma) - y)^2 (Karras et al. 2022, eq. 2, Table 1's lambda = 1/c_out^2).
@@ -77,8 +84,7 @@ def edm_loss(
     if sigma is None: sigma = (P_mean + P_std * torch.randn(len(y), generator=generator, device=y.device)).exp()
     if noise is None: noise = torch.randn(y.shape, generator=generator, device=y.device)
     s = expand(sigma, y)                                            # (B,1,1,1)
-    condition = {} if augment is None else {'augment': augment}
-    denoised = denoiser(y + s * noise, sigma, label, **condition)
+    denoised = denoiser(y + s * noise, sigma, label, **_given(augment=augment, dropout=dropout))
     error = (denoised - y) / coefficients(s, denoiser.sigma_data).c_out
     each = error.square().flatten(1).mean(1)                        # (B,)
     return each.mean() if reduction == 'mean' else each

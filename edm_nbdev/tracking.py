@@ -152,9 +152,11 @@ def _track(steps: Steps, config: TrainConfig, mode: str, every: int, grids: int)
     with closing(figures(steps, every)) as seen:  # type: ignore[type-var]
         try:
             for s, numbers in seen:
-                if tracker is None and s.first: tracker = _Tracker(config, mode)
+                if tracker is None and s.first:
+                    tracker = _Tracker(config, mode)
+                    if config.shard: print("wandb gets no pictures: with shard, no process alone can draw")
                 if tracker and numbers:
-                    draws = s.step // every % grids == 0
+                    draws = not config.shard and s.step // every % grids == 0
                     tracker.log(s.step, numbers, s.ema if draws else None)
                 yield s
         finally:
