@@ -53,7 +53,9 @@ def pick_device(
             device = _own_gpu()
             torch.cuda.set_device(device)
         torch.zeros(1, device=device).item()
-        if device.type == 'cuda': _tune_gpu()
+        if device.type == 'cuda':
+            if device.index is not None: torch.cuda.set_device(device)  # streams and events are the present device's
+            _tune_gpu()
     except (RuntimeError, AssertionError, NotImplementedError) as e:
         reason = str(e).splitlines()[0]
         raise InputError(f"device '{name or device}' is not available ({reason}): use cpu, or a device that torch "
@@ -108,7 +110,7 @@ class Delayed:
         former = self.flush()
         there = torch.cuda.Event() if flag.device.type == 'cuda' else None
         copy = flag.to('cpu', non_blocking=there is not None)  # into pinned memory
-        if there is not None: there.record()
+        if there is not None: there.record(torch.cuda.current_stream(flag.device))
         self.last = copy, there
         return former
 

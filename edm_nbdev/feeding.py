@@ -44,7 +44,8 @@ class Feeder:
         self.exact = device.type != 'cuda' if exact is None else exact
         self.P_mean = math.log(data.sigma_data / 0.5) - 1.2 if recipe.P_mean is None else recipe.P_mean
         self.copies = torch.cuda.Stream(device) if device.type == 'cuda' and not self.exact else None
-        self.reader = ThreadPoolExecutor(1, 'feeder')                    # its thread starts with the first step
+        own = (torch.cuda.set_device, (device,)) if self.copies is not None and device.index is not None else (None, ())
+        self.reader = ThreadPoolExecutor(1, 'feeder', *own)              # its thread starts with the first step
         self.here: _Share | None = None                                  # this step
         self.ahead: tuple[int, Future[_Share]] | None = None             # the next one, and its number
 

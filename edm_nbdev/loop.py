@@ -6,7 +6,7 @@ __all__ = ['settle_precision', 'TrainStep', 'Training', 'train']
 # %% ../nbs/workshop/loop.ipynb #bcc74aec
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -96,6 +96,7 @@ class Training:
         share_of_batch(self.config, self.workers)
         self.data = load_data(str(self.config.data), self.config.root, size=self.config.size) if data is None else data
         self.workers = processes(device)     # after the data: whoever waits for the others has a limit
+        self.config = replace(self.config, precision=self.workers.from_first(self.config.precision))
         self.about = About.of(self.data)
         self.augment = Augment(config.augment, config.seed) if config.augment else None
         self._build(denoiser)
@@ -176,7 +177,7 @@ class Training:
         self._count(self.flags.push(done.good))
         self.taken += 1
         self.whole = True
-        if self.helps: self.snapshot()
+        if self.helps: self._try(self.snapshot)
         loss_mean = self.loss_average / (1 - (1 - _FORGOTTEN)**max(1, self.taken - self.skipped))
         return TrainStep(
             step=self.taken, images=self.images, loss=loss, loss_mean=loss_mean, sigma=sigma, losses=losses,
@@ -237,6 +238,9 @@ class Training:
             self.started = time.monotonic()
             self.interval = Interval(self.config.checkpoint_seconds)
             try: yield
+            except BaseException:
+                if self.config.shard and not self.ended: self.whole = False  # it ends alone: no one helps it to save
+                raise
             finally:
                 try:
                     if self.helps and self.whole: self.save()
@@ -252,7 +256,8 @@ class Training:
     def _shared_state(self, state: dict[str, Any] | None) -> dict[str, Any] | None:
         "The first process's state, in all processes: each reads the file itself, if it sees one."
         if not self.workers.from_first(state is not None): return None
-        if state is None and self.run is not None and state_files(self.run): state = read_state(self.run, mmap=True)
+        if state is None and self.run is not None and state_files(self.run):
+            with suppress(RunError): state = read_state(self.run, mmap=True)  # the first one read it whole
         return self.workers.from_first(state) if self.workers.agree(state is None) else state
 
     def checkpoint(self) -> None:
@@ -261,11 +266,15 @@ class Training:
         until all have heard of it."""
         if not self._due(): return
         start = time.monotonic()
-        try: self._submit()
+        self._try(self._submit)
+        self.interval.spent(time.monotonic() - start)
+
+    def _try(self, write: Callable[[], None]) -> None:
+        "Write something. Of several processes, an error waits until all have heard of it."
+        try: write()
         except (InputError, OSError) as e:
             if self.workers.count == 1: raise
             self.failure = e
-        self.interval.spent(time.monotonic() - start)
 
     def _due(self) -> bool:
         "Whether to save now: the same in all processes, if all take part in it."

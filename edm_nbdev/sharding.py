@@ -142,7 +142,9 @@ def load_optimizer(
     def own(i: int, name: str, value: Any) -> Any:
         return deepcopy(value) if name == 'step' else _laid_out(value, weights[i])
     moments = {i: {name: own(i, name, value) for name, value in of.items()} for i, of in state['state'].items()}
-    optimizer.load_state_dict({**state, 'state': moments})
+    fused = optimizer.defaults.get('fused')  # as it is here: the state may come from another kind of device
+    groups = [{**group, 'fused': fused} for group in state['param_groups']]
+    optimizer.load_state_dict({**state, 'param_groups': groups, 'state': moments})
 
 # %% ../nbs/workshop/sharding.ipynb #5a2d0017
 document(__name__)

@@ -227,7 +227,7 @@ class UNet(nn.Module):
     def _call(self, block: nn.Module, x: Tensor, emb: Tensor, keys: Tensor | None) -> Tensor:
         "A block's answer, with or without what its way back needs."
         if self.checkpoint_activations and self.training:
-            return checkpoint(block, x, emb, keys, use_reentrant=False)
+            return checkpoint(block, x, emb, keys, use_reentrant=False, preserve_rng_state=keys is None)
         return block(x, emb, keys)
 
 # %% ../nbs/06_unet.ipynb #c0d0c002

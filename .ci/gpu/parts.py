@@ -165,9 +165,11 @@ def one_step(part: Part, preset: str) -> Found:
     config = replace(config, batch_size=min(config.batch_size, 32))
     steps = begin(config, 64)
     for _ in range(2): step = next(steps)
-    found = {'loss': float(step.loss), 'skipped_steps': step.skipped, 'parameters': parameters(step.denoiser)}
+    found = {'loss': float(step.loss), 'skipped_steps': step.skipped, 'good': bool(step.good),
+             'parameters': parameters(step.denoiser)}
     steps.close()
-    if not np.isfinite(found['loss']) or found['skipped_steps']: raise AssertionError(f'not finite: {found}')
+    if not np.isfinite(found['loss']) or found['skipped_steps'] or not found['good']:
+        raise AssertionError(f'not finite: {found}')
     if part.device.type == 'cuda': found['gigabytes'] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
     return found
 
@@ -201,7 +203,7 @@ def synchronisations(part: Part) -> Found:
         for _ in range(counted): next(steps)
         if part.device.type == 'cuda': torch.cuda.set_sync_debug_mode('default')
     steps.close()
-    places = [f'{Path(w.filename).name}:{w.lineno}' for w in caught if 'synchroniz' in str(w.message)]
+    places = [f'{Path(w.filename).name}:{w.lineno}' for w in caught if 'called a synchronizing' in str(w.message)]
     return {'a step': len(places) / counted, 'where': sorted(set(places)),
             'tf32 products': torch.backends.cuda.matmul.allow_tf32,
             'tf32 convolutions': torch.backends.cudnn.allow_tf32, 'cudnn benchmark': torch.backends.cudnn.benchmark}

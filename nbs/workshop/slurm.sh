@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Train under Slurm, on one node or on eight, and go on after the time limit until the run is finished.
-# usage: sbatch [--nodes 8] slurm.sh [options of edm_train], as in
+# Train under Slurm, on one node or on several, and go on after the time limit until the run is finished.
+# usage: sbatch [--nodes N] slurm.sh [options of edm_train], as in
+#   sbatch slurm.sh --data /shared/pictures --run /shared/runs/pictures
 #   sbatch --nodes 2 slurm.sh imagenet64 --data /path/to/pictures --run /shared/runs/imagenet64
+# Change --ntasks-per-node and --gpus-per-node together. The batch (256 for a folder) must be a multiple of all tasks.
 #SBATCH --job-name=edm
 #SBATCH --nodes=1                 # any number; the run does not depend on it
 #SBATCH --ntasks-per-node=8       # a process for each card
@@ -20,7 +22,7 @@ export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 20000))
 
 # srun starts the same command once for each card and hands signals on to all of them. When one process has left, the
 # first one may still be saving, or drawing at the end; after ten minutes srun takes those that are left for stuck.
-srun --kill-on-bad-exit=0 --wait=600 bash -c '
+srun --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" --kill-on-bad-exit=0 --wait=600 bash -c '
   export RANK=$SLURM_PROCID WORLD_SIZE=$SLURM_NTASKS LOCAL_RANK=$SLURM_LOCALID
   exec edm_train "$@"' edm_train "$@" &
 step=$!
