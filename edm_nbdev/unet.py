@@ -34,7 +34,7 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self,
         x: Tensor,  # (B,C,H,W)
-    ) -> Tensor:    # like x; float32 for bfloat16 on a CPU, whose own kernel takes three times as long
+    ) -> Tensor:    # like x; float32 for bfloat16 on a CPU, whose own kernel for it is slow
         "Each group at mean 0 and mean square 1, then a scale and a shift for each channel."
         if x.dtype == torch.float32: return super().forward(x)
         with torch.autocast(x.device.type, enabled=False):
