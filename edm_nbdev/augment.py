@@ -5,7 +5,6 @@ __all__ = ['N_AUGMENT', 'draw_changes', 'draw_changes_on', 'apply_changes', 'Aug
 
 # %% ../nbs/workshop/augment.ipynb #67709611
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,61 +12,173 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .core import document, keyed_rng
+from .core import InputError, document, keyed_rng
 from .streams import normal, split_keys, uniform
 
 # %% ../nbs/workshop/augment.ipynb #b3407a70
 N_AUGMENT = 9  # numbers that say how an image was changed
 
+def _check_version(version: int) -> None:
+    "Raise InputError for a version of the changes that does not exist."
+    if version not in (1, 2): raise InputError(f"the version of augmentation must be 1 or 2, not {version!r}")
+
+def _numbers(
+    chances: Tensor,  # float32 (n,9) in [0,1): whether each kind happens (6), turn, direction, whether it is 0
+    bells: Tensor,    # float32 (n,4), standard normal: scale, stretch, shift
+    p: float,         # probability of each kind of change
+) -> Tensor:          # float32 (n,9)
+    "The nine numbers of each image (App. F.2, 2022)."
+    shares = (.5 if p > 0 else 0., p / 2, p, p, p, p)
+    flip_x, flip_y, scaled, turned, stretched, shifted = (
+        chances[:, kind] < share for kind, share in enumerate(shares))    # each (n,)
+    turn = (2 * chances[:, 6] - 1) * math.pi
+    direction = (chances[:, 7] - .5) * math.pi * (chances[:, 8] < .5)
+    scale, stretch, right, down = bells.unbind(1)
+    return torch.stack([
+        flip_x, flip_y, scale * scaled, (turn.cos() - 1) * turned, turn.sin() * turned,
+        stretch * direction.cos() * stretched, stretch * direction.sin() * stretched,
+        right * shifted, down * shifted], 1)
+
 def draw_changes(
     rng: np.random.Generator,  # where the chances come from
     n: int,                    # how many images
-    p: float = 0.12,           # probability of each kind of change (the paper's, for CIFAR-10)
+    p: float = 0.12,           # probability of each kind of change (the paper's, for CIFAR-10); 0 for none at all
+    version: int = 2,          # 1 for the changes of runs of earlier versions of this package
 ) -> Tensor:                   # float32 (n,9), 0 where nothing is changed
-    "Draw how each of `n` images shall be changed (a simpler form of App. F.2, 2022)."
+    "Draw how each of `n` images shall be changed (App. F.2, 2022). Raises InputError for another version."
+    _check_version(version)
+    if version == 1: return _draw_first(rng, n, p)
+    chances, bells = rng.random((n, 9), np.float32), rng.standard_normal((n, 4), np.float32)
+    return _numbers(torch.from_numpy(chances), torch.from_numpy(bells), p)
+
+def draw_changes_on(
+    keys: Tensor,      # int64 (n,), one for each image, from `streams.place_keys`
+    p: float = 0.12,   # as for `draw_changes`
+    version: int = 2,  # as for `draw_changes`
+) -> Tensor:           # float32 (n,9), on the device of `keys`
+    "The same chances as `draw_changes`, drawn where the images are: each row depends on its key alone."
+    _check_version(version)
+    if version == 1: return _draw_first_on(keys, p)
+    return _numbers(uniform(split_keys(keys, 0), 9), normal(split_keys(keys, 1), 4), p)
+
+# %% ../nbs/workshop/augment.ipynb #u2a00003
+_HALF = (-0.005327, 0.013599, 0.004697, -0.040736, 0.00794, 0.091632, -0.053871, -0.197897, 0.235457, 0.944506)
+_LOW_PASS = [tap / sum(_HALF) for tap in (*_HALF, *_HALF[::-1])]  # h: at distances of 1/4, 3/4, 5/4, ... of a pixel
+_REACH = len(_HALF)  # fine pixels on each side that a filtered value depends on
+_AT_ONCE = 2**22     # fine values that are worked on together: 16 MiB
+
+def _finer(
+    x: Tensor,  # (...,n+10,...): 5 pixels more on each side
+    axis: int,  # along which, -1 or -2
+) -> Tensor:    # (...,2n,...)
+    "Twice as many pixels, without finer detail."
+    n, halves = x.shape[axis] - _REACH, []
+    for half in (0, 1):                                   # a quarter of a pixel before the old one, and behind it
+        values = torch.zeros_like(x.narrow(axis, 0, n))
+        for i, tap in enumerate(_LOW_PASS[half::2]): values.add_(x.narrow(axis, half + i, n), alpha=tap)
+        halves.append(values)
+    return torch.stack(halves, x.ndim + axis + 1).flatten(x.ndim + axis, x.ndim + axis + 1)
+
+def _coarser(
+    x: Tensor,  # (...,2n+18,...): 9 fine pixels more on each side
+    axis: int,  # along which, -1 or -2
+) -> Tensor:    # (...,n,...)
+    "Half as many pixels, without what is too fine for them."
+    n = x.shape[axis] // 2 - _REACH + 1
+    halves = [half.contiguous() for half in x.unflatten(axis, (-1, 2)).unbind(x.ndim + axis + 1)]
+    values = torch.zeros_like(halves[0].narrow(axis, 0, n))
+    for i, tap in enumerate(_LOW_PASS): values.add_(halves[i % 2].narrow(axis, i // 2, n), alpha=tap / 2)
+    return values
+
+def _back(
+    changes: Tensor,  # (B,9)
+) -> tuple[Tensor, ...]:  # the four entries of each image's matrix, row by row, each (B,1,1)
+    """The matrix that leads from a new pixel to where it comes from: stretch, turn and scale undone, in closed form.
+    A matrix product would be rounded to TF32 on some GPUs, and an inverse would wait for the device."""
+    scale, cos, sin, a, b = changes[:, 2:7, None, None].unbind(1)    # each (B,1,1)
+    cos = cos + 1
+    unit = .2 * math.log(2)                                          # 2^(.2 w) = exp(unit w)
+    smaller = (-unit * scale).exp() / (cos.square() + sin.square())
+    squares = a.square() + b.square()
+    size = squares.sqrt()
+    w = torch.where(a < -1e-6 * size, -size, size) * unit            # r is from -pi/2 up, below pi/2; -0 is rounding
+    longer, along = w.cosh(), -w.sinh() / squares.clamp_min(1e-24)   # the stretch undone: [[xx xy], [xy yy]]
+    xx, yy = longer + along * (a.square() - b.square()), longer - along * (a.square() - b.square())
+    xy = along * 2 * a * b
+    return ((cos * xx + sin * xy) * smaller, (cos * xy + sin * yy) * smaller,
+            (cos * xy - sin * xx) * smaller, (cos * yy - sin * xy) * smaller)
+
+def _resample(
+    y: Tensor,        # images (B,C,H,W), H = W, in float32 or float64
+    changes: Tensor,  # (B,9), of the same dtype
+) -> Tensor:          # (B,C,H,W)
+    "Scale, turn, stretch and shift each image. What comes in from outside is mirrored."
+    size, device = y.shape[-1], y.device
+    i = torch.arange(-(_REACH // 2), size + _REACH // 2, device=device) % (2 * size)
+    mirrored = torch.minimum(i, 2 * size - 1 - i)                                # (H+10,), each from 0 to H-1
+    fine = torch.arange(1 - _REACH, 2 * size + _REACH - 1, device=device)        # (2H+18,)
+    ruler = ((2 * fine + 1).to(y.dtype) / (2 * size) - 1)                        # a picture is from -1 to 1
+    mode = 'bicubic' if device.type in ('cpu', 'cuda', 'meta') else 'bilinear'
+    at_once = max(1, _AT_ONCE // (y.shape[1] * len(fine)**2))
+    parts = []
+    for some, change in zip(y.split(at_once), changes.split(at_once), strict=True):
+        detailed = _finer(_finer(some[:, :, mirrored][..., mirrored], -1), -2)   # (b,C,2H,2W)
+        right, down = (.25 * change[:, 7:, None, None]).unbind(1)                # an eighth of the side, which is 2
+        x_new, y_new = ruler - right, ruler[:, None] - down                      # (b,1,2W+18) and (b,2H+18,1)
+        xx, xy, yx, yy = _back(change)
+        places = torch.stack([xx * x_new + xy * y_new, yx * x_new + yy * y_new], -1)
+        moved = F.grid_sample(detailed, places, mode, padding_mode='reflection', align_corners=False)
+        parts.append(_coarser(_coarser(moved, -2), -1))
+    return torch.cat(parts)
+
+def apply_changes(
+    y: Tensor,         # images (B,C,H,W), H = W
+    changes: Tensor,   # float32 (B,9), from `draw_changes`
+    version: int = 2,  # by which they were drawn
+) -> Tensor:           # the changed images, as `y`; what comes in from outside is mirrored
+    """Flip, scale, turn, stretch and shift each image (App. F.2, 2022). An image whose nine numbers are 0 comes back as
+    it was, and one that is only flipped has its own pixels. Raises InputError for another version."""
+    _check_version(version)
+    if version == 1: return _apply_first(y, changes)
+    flip_x, flip_y = (changes[:, :2, None, None, None] > .5).unbind(1)           # each (B,1,1,1)
+    flipped = torch.where(flip_x, y.flip(-1), y)
+    flipped = torch.where(flip_y, flipped.flip(-2), flipped)
+    moves, dtype = (changes[:, 2:] != 0).any(1), torch.promote_types(y.dtype, torch.float32)
+    if y.device.type == 'cpu':                                                   # only those that move
+        index = moves.nonzero()[:, 0]
+        if len(index): flipped[index] = _resample(flipped[index].to(dtype), changes[index].to(dtype)).to(y.dtype)
+    else:                                                                        # all: no one waits for their number
+        moved = _resample(flipped.to(dtype), changes.to(dtype)).to(y.dtype)
+        flipped = torch.where(moves[:, None, None, None], moved, flipped)
+    return torch.empty_like(y).copy_(flipped)                                    # in memory as `y` is
+
+# %% ../nbs/workshop/augment.ipynb #u2a00011
+def _draw_first(rng: np.random.Generator, n: int, p: float) -> Tensor:
+    "`draw_changes` of version 1."
     turn, direction = rng.uniform(-np.pi, np.pi, (2, n))
     stretch = rng.normal(0, 0.2, n)
-    kinds: list[Iterable[np.ndarray]] = [
-        [np.ones(n)],                                                     # flipped sideways
-        [np.ones(n)],                                                     # flipped upside down
-        [rng.normal(0, 0.2, n)],                                          # log2 of the scale
-        [np.cos(turn) - 1, np.sin(turn)],
-        [stretch * np.cos(direction), stretch * np.sin(direction)],
-        rng.normal(0, 0.125, (2, n)),                                     # shift to the right and down
-    ]
+    ones = np.ones(n)
+    kinds = [[ones], [ones], [rng.normal(0, 0.2, n)], [np.cos(turn) - 1, np.sin(turn)],
+             [stretch * np.cos(direction), stretch * np.sin(direction)], list(rng.normal(0, 0.125, (2, n)))]
     columns = []
     for kind in kinds:
         happens = rng.random(n) < p
         columns += [values * happens for values in kind]
     return torch.from_numpy(np.stack(columns, 1).astype(np.float32))
 
-def draw_changes_on(
-    keys: Tensor,     # int64 (n,), one for each image, from `streams.place_keys`
-    p: float = 0.12,  # as for `draw_changes`
-) -> Tensor:          # float32 (n,9), on the device of `keys`
-    "The same chances as `draw_changes`, drawn where the images are: each row depends on its key alone."
+def _draw_first_on(keys: Tensor, p: float) -> Tensor:
+    "`draw_changes_on` of version 1."
     chances = uniform(split_keys(keys, 0), 8)                             # two angles, and whether each kind happens
     bells = normal(split_keys(keys, 1), 4)
     turn, direction = ((2 * chances[:, :2] - 1) * math.pi).unbind(1)
-    stretch = 0.2 * bells[:, 1]
-    kinds = [
-        [torch.ones_like(turn)],                                          # flipped sideways
-        [torch.ones_like(turn)],                                          # flipped upside down
-        [0.2 * bells[:, 0]],                                              # log2 of the scale
-        [turn.cos() - 1, turn.sin()],
-        [stretch * direction.cos(), stretch * direction.sin()],
-        [0.125 * bells[:, 2], 0.125 * bells[:, 3]],                       # shift to the right and down
-    ]
+    stretch, ones = 0.2 * bells[:, 1], torch.ones_like(turn)
+    kinds = [[ones], [ones], [0.2 * bells[:, 0]], [turn.cos() - 1, turn.sin()],
+             [stretch * direction.cos(), stretch * direction.sin()], [0.125 * bells[:, 2], 0.125 * bells[:, 3]]]
     happens = (chances[:, 2:] < p).unbind(1)                              # six of (n,)
-    columns = [values * known for kind, known in zip(kinds, happens, strict=True) for values in kind]
-    return torch.stack(columns, 1)
+    return torch.stack([values * known for kind, known in zip(kinds, happens, strict=True) for values in kind], 1)
 
-# %% ../nbs/workshop/augment.ipynb #5b86fb9b
-def _back(
-    changes: Tensor,  # float32 (B,9)
-) -> tuple[Tensor, ...]:  # the four entries of each image's matrix, row by row, each (B,1,1)
-    """The matrix that leads from a new pixel to where it comes from: stretch, turn and flip undone, in closed form.
-    A matrix product would be rounded to TF32 on some GPUs, and an inverse would wait for the device."""
+def _back_first(changes: Tensor) -> tuple[Tensor, ...]:
+    "`_back` of version 1: stretch, turn and flip undone."
     flip_x, flip_y, scale, cos, sin, a, b = changes[:, :7, None, None].unbind(1)   # each (B,1,1)
     cos = cos + 1
     r = (a.square() + b.square()).sqrt().clamp_min(1e-12)
@@ -80,16 +191,13 @@ def _back(
     return tuple(entry for row in (top, low) for entry in (
         (row[0] * cos - row[1] * sin) * mirror_x, (row[0] * sin + row[1] * cos) * mirror_y))
 
-def apply_changes(
-    y: Tensor,        # images (B,C,H,W), H = W
-    changes: Tensor,  # float32 (B,9), from `draw_changes`
-) -> Tensor:          # the changed images, as `y`; what comes in from outside is mirrored
-    "Flip, scale, turn, stretch and shift each image. An image whose nine numbers are 0 comes back as it was."
+def _apply_first(y: Tensor, changes: Tensor) -> Tensor:
+    "`apply_changes` of version 1."
     size = y.shape[-1]
-    ruler = (torch.arange(size, device=y.device) * 2 + 1) / size - 1        # `grid_sample` has a picture from -1 to 1
+    ruler = (torch.arange(size, device=y.device) * 2 + 1).to(y.dtype) / size - 1   # a picture is from -1 to 1
     right, down = changes[:, 7:, None, None].unbind(1)                      # each (B,1,1)
     x_new, y_new = ruler - 2 * right, ruler[:, None] - 2 * down             # (B,1,W) and (B,H,1)
-    xx, xy, yx, yy = _back(changes)
+    xx, xy, yx, yy = _back_first(changes)
     places = torch.stack([xx * x_new + xy * y_new, yx * x_new + yy * y_new], -1)   # (B,H,W,2)
     changed = F.grid_sample(y, places, padding_mode='reflection', align_corners=False)
     return torch.where((changes != 0).any(1)[:, None, None, None], changed, y)
@@ -97,9 +205,13 @@ def apply_changes(
 # %% ../nbs/workshop/augment.ipynb #4387fbd4
 @dataclass(frozen=True)
 class Augment:
-    "Changes the pictures of a training step: a function of (seed, step, place in the batch)."
-    p: float   # probability of each kind of change
-    seed: int  # seed of the run
+    """Changes the pictures of a training step: a function of (seed, step, place in the batch). Raises InputError for
+    another version."""
+    p: float          # probability of each kind of change
+    seed: int         # seed of the run
+    version: int = 2  # 1 for a run of an earlier version of this package
+
+    def __post_init__(self) -> None: _check_version(self.version)
 
     def __call__(self,
         y: Tensor,        # the images at `part` of the batch (n,C,H,W)
@@ -108,9 +220,17 @@ class Augment:
         part: slice,      # the places of `y` in it
     ) -> tuple[Tensor, Tensor]:  # the changed images (n,C,H,W) and what was done to them (n,9)
         "Draw the changes of a whole batch, and apply those of `part`."
-        changes = draw_changes(keyed_rng('augment', self.seed, step), batch_size, self.p)[part]
+        changes = draw_changes(keyed_rng('augment', self.seed, step), batch_size, self.p, self.version)[part]
         changes = changes.to(y.device)
-        return apply_changes(y, changes), changes
+        return apply_changes(y, changes, self.version), changes
+
+    def on(self,
+        y: Tensor,     # images (n,C,H,W)
+        keys: Tensor,  # int64 (n,), one for each image, on the device of `y`
+    ) -> tuple[Tensor, Tensor]:  # the changed images (n,C,H,W) and what was done to them (n,9)
+        "The same with changes that are drawn where the images are."
+        changes = draw_changes_on(keys, self.p, self.version)
+        return apply_changes(y, changes, self.version), changes
 
 # %% ../nbs/workshop/augment.ipynb #736afe1b
 document(__name__)

@@ -5,13 +5,19 @@ __all__ = ['one_line_errors', 'parse_label', 'parse_scale', 'parse_interval', 'd
            'edm_sample_all', 'edm_evaluate', 'edm_data']
 
 # %% ../nbs/workshop/commands.ipynb #17e52502
+import codecs
 import math
 import os
+import re
 import signal
 import sys
+import threading
+import traceback
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
+from functools import wraps
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, get_args
@@ -21,6 +27,47 @@ from fastcore.meta import delegates
 from fastcore.script import Param, call_parse, is_cli
 
 # %% ../nbs/workshop/commands.ipynb #38d28cc7
+_PLAIN = {'±': '+-', '×': 'x', '…': '...', '–': '-', 'σ': 'sigma', '→': '->'}  # for outputs that lack them
+
+def _in_other_letters(error: UnicodeError) -> tuple[str, int]:
+    "What to write for letters that an encoding lacks: a likeness, else their number as Python writes it."
+    assert isinstance(error, UnicodeEncodeError)
+    lacking = error.object[error.start:error.end]
+    alike = (_PLAIN.get(c) or unicodedata.normalize('NFKD', c).encode('ascii', 'ignore').decode() for c in lacking)
+    return ''.join(a or c.encode('ascii', 'backslashreplace').decode() for a, c in zip(alike, lacking)), error.end
+
+def _open_output() -> None:
+    "Let standard output and errors take any letter."
+    codecs.register_error('edm_nbdev', _in_other_letters)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='edm_nbdev')
+
+def _close_output() -> None:
+    "Write out what was printed. Where nobody takes it, drop it, so that Python does not complain at its exit."
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None: stream.flush()
+        except (OSError, ValueError):
+            with suppress(OSError, ValueError): os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+@contextmanager
+def _raise_on_signals() -> Iterator[None]:
+    """Inside the block, SIGTERM and SIGUSR1 raise a KeyboardInterrupt that knows its signal. As `stop_on_signals` of
+    signals, but without torch, whose import takes seconds in which a signal may come."""
+    def stop(signum: int, frame: Any) -> None:
+        asked = KeyboardInterrupt(f'stopped by {signal.Signals(signum).name}')
+        asked.signum = signum  # type: ignore[attr-defined]
+        raise asked
+    ours = []
+    if threading.current_thread() is threading.main_thread():
+        requests = [getattr(signal, name) for name in ('SIGTERM', 'SIGUSR1') if hasattr(signal, name)]
+        ours = [signum for signum in requests if signal.getsignal(signum) == signal.SIG_DFL]
+    try:
+        for signum in ours: signal.signal(signum, stop)
+        yield
+    finally:
+        for signum in ours: signal.signal(signum, signal.SIG_DFL)
+
 def _one_line(
     error: BaseException,  # what was raised
 ) -> str | None:           # None for an error that the user cannot mend
@@ -29,30 +76,43 @@ def _one_line(
     from edm_nbdev.generation import out_of_memory
     if out_of_memory(error):
         return 'out of memory: take a smaller batch_size or n, or train each batch in parts, as in --accumulate 4'
-    return str(error) if isinstance(error, (InputError, OSError)) else None
+    if isinstance(error, InputError): return ' '.join(str(error).split())
+    if not isinstance(error, OSError): return None
+    if error.filename is not None: return f"'{error.filename}': {error.strerror}"
+    return f'{error.strerror or error or type(error).__name__} (--debug shows where)'
+
+def _tell(message: Any, *_: Any, **__: Any) -> None:
+    "Say something in a line on standard error, after the name of the command."
+    if sys.stderr is not None: print(f'{Path(sys.argv[0]).name}: {message}', file=sys.stderr, flush=True)
 
 @contextmanager
-def one_line_errors() -> Iterator[None]:  # a block of work
-    """On the command line, print an error that the user can mend, and each warning, as one line; an error exits with
-    code 2, a Ctrl-C with 130, SIGTERM with 143, SIGUSR1 with 138 (128 and its number). Called from Python, errors are
-    raised as they are, and signals act as they did."""
+def one_line_errors(
+    debug: bool = False,  # whether to show the traceback of each error
+) -> Iterator[None]:      # a block of work
+    """On the command line, print an error that the user can mend, and each warning, as one line. Exit codes: 2 for such
+    an error, 1 for one of this package, 130 for a Ctrl-C, 143 for SIGTERM, 138 for SIGUSR1, 141 for output that nobody
+    reads (128 and the signal's number). Called from Python, errors are raised as they are, and signals act as they did.
+    """
     if not is_cli():
         yield
         return
-    def tell(message: Any, *_: Any, **__: Any) -> None: print(f'{Path(sys.argv[0]).name}: {message}', file=sys.stderr)
     try:
-        from edm_nbdev.signals import stop_on_signals
-        with stop_on_signals(), warnings.catch_warnings():
-            warnings.showwarning = tell
+        _open_output()
+        with _raise_on_signals(), warnings.catch_warnings():
+            warnings.showwarning = _tell
             yield
-    except KeyboardInterrupt as stop:  # a Ctrl-C, or `Stopped`, which knows its signal
-        tell(str(stop) or 'stopped')
+            if sys.stdout is not None: sys.stdout.flush()
+    except KeyboardInterrupt as stop:  # a Ctrl-C, or one that knows its signal
+        if debug: traceback.print_exc()
+        _tell(str(stop) or 'stopped')
         raise SystemExit(128 + getattr(stop, 'signum', signal.SIGINT)) from None
-    except (ValueError, OSError, MemoryError, RuntimeError) as error:
+    except BrokenPipeError: raise SystemExit(128 + 13) from None  # SIGPIPE, as `cat` ends
+    except Exception as error:
         line = _one_line(error)
-        if line is None: raise
-        tell(line)
-        raise SystemExit(2) from None
+        if debug or line is None: traceback.print_exc()
+        _tell(line or 'an error of edm_nbdev, not of what it was given: please report the lines above')
+        raise SystemExit(1 if line is None else 2) from None
+    finally: _close_output()
 
 # %% ../nbs/workshop/commands.ipynb #336fe08f
 def _explained(
@@ -65,30 +125,72 @@ def _explained(
     func.__doc__ = '\n'.join([func.__doc__ or '', '', *(f'    {k}: {v}' for k, v in comments.items())])
     return func
 
+_explained(one_line_errors)
+
+def _check_given(
+    name: str,   # of an option
+    value: Any,  # what was given
+) -> None:
+    "Raise InputError for a text without a letter and a whole number that no computer counts to."
+    empty, endless = isinstance(value, str) and not value.strip(), isinstance(value, int) and abs(value) >= 2**63
+    if not (empty or endless): return
+    from edm_nbdev.core import InputError
+    if empty: raise InputError(f"{name} is empty: give a value, or leave --{name} out")
+    raise InputError(f"{name} {value} is too large: whole numbers end at {2**63 - 1:,}")
+
 def _command(
     func: Callable[..., None],  # its first parameter becomes the argument of the command, the others become options
 ) -> Callable[..., None]:
-    "A command made of a function: called without arguments by a console script, it reads the command line."
+    """A command made of a function: called without arguments by a console script, it reads the command line. Its errors
+    are lines; its option `debug` is for them, and the function need not look at it."""
     names, comments = list(func.__annotations__), docments(func)
     types = {k: next((t for t in get_args(v) if t is not type(None)), v) for k, v in func.__annotations__.items()}
     required = signature(func).parameters[names[0]].default is Parameter.empty
     types[names[0]] = Param(comments[names[0]], str, opt=False, nargs=None if required else '?')
     func.__annotations__ = types
-    return _explained(call_parse(func))
+
+    @wraps(func)
+    def command(*args: Any, **given: Any) -> None:
+        with one_line_errors(given.get('debug', False)):
+            for name, value in given.items(): _check_given(name, value)
+            func(*args, **given)
+    return _explained(call_parse(command))
 
 # %% ../nbs/workshop/commands.ipynb #59d9c4f2
 @_explained
 def parse_label(
-    text: str | None,  # a class's index or its name, such as "7" or "sneaker"; None for no label
+    text: str | None,  # a class's name or its index, such as "sneaker" or "7"; None for no label
     model: Any,        # a denoiser, with the names of its classes in .data.classes
 ) -> int | None:       # the class's index; None for no label
-    "The class that is meant; a whole number is always an index. Raises InputError for an unknown class, listing all."
+    """The class that is meant; a number is an index where no class is called by a number. Raises InputError for an
+    unknown class, listing all."""
     from edm_nbdev.core import class_index
-    if text is None: return None
-    said = str(text).strip()
-    return class_index(int(said) if said.removeprefix('-').isdecimal() else said, model)
+    return None if text is None else class_index(str(text), model)
 
 # %% ../nbs/workshop/commands.ipynb #bdefd936
+_SCALE = re.compile(r':([^:,]*)(?:,|$)')  # the end of a part such as "sneaker:2.5,"
+
+def _first_scale(
+    text: str,   # such as "0:1,sneaker:2.5"
+    model: Any,  # a denoiser
+) -> tuple[int, float, str]:  # the class, its alpha, and the rest of the text
+    "The first class and its number. Raises InputError if there is none."
+    from edm_nbdev.core import InputError
+    hint = 'write 1.5, or 0:1,3:2.5 for some classes'
+    wrong = InputError(f"cfg_scale '{text.partition(',')[0]}' names no class: {hint}")
+    for k, end in enumerate(_SCALE.finditer(text)):
+        try: index = parse_label(text[:end.start()], model)
+        except InputError as e:
+            if not k: wrong = e
+            continue
+        try: scale = float(end[1])
+        except ValueError: scale = math.nan
+        if not math.isfinite(scale):
+            raise InputError(f"cfg_scale '{text[:end.end()].rstrip(',')}' does not end in a finite number: {hint}")
+        assert index is not None
+        return index, scale, text[end.end():]
+    raise wrong
+
 @_explained
 def parse_scale(
     text: str,   # a number such as "1.5", or one for some classes, such as "0:1,sneaker:2.5"
@@ -97,16 +199,15 @@ def parse_scale(
     """What `cfg_scale` means on a command line. Raises InputError for text without a finite number, and for a class
     that is unknown or comes twice."""
     from edm_nbdev.core import InputError
-    hint = 'write 1.5, or 0:1,3:2.5 for some classes'
+    said = str(text)
+    try: scale = float(said)
+    except ValueError: scale = math.nan
+    if math.isfinite(scale): return scale
+    if ':' not in said:
+        raise InputError(f"cfg_scale '{said}' is no finite number: write 1.5, or 0:1,3:2.5 for some classes")
     scales: dict[int, float] = {}
-    for part in str(text).split(','):
-        name, colon, number = part.rpartition(':')
-        try: scale = float(number)
-        except ValueError: scale = math.nan
-        if not math.isfinite(scale): raise InputError(f"cfg_scale '{part}' does not end in a finite number: {hint}")
-        if not colon and part == str(text): return scale
-        index = parse_label(name, model) if colon else None
-        if index is None: raise InputError(f"cfg_scale '{part}' names no class: {hint}")
+    while said:
+        index, scale, said = _first_scale(said, model)
         if index in scales: raise InputError(f"cfg_scale '{text}' names class {index} twice")
         scales[index] = scale
     return scales
@@ -144,6 +245,7 @@ def draw_options(
     precision: str | None = None,
 ) -> dict[str, Any]:           # keyword arguments of `generate`, without those that were not given
     "How to draw, as `generate` takes it: text parsed, a weaker model loaded. Raises InputError for unknown values."
+    from edm_nbdev.core import as_path
     from edm_nbdev.generation import usual_precision
     from edm_nbdev.models import load_model
     churn = dict(S_churn=S_churn, S_min=S_min, S_max=S_max, S_noise=S_noise)
@@ -153,7 +255,7 @@ def draw_options(
     if precision is not None: settings['precision'] = precision
     if cfg_interval is not None: settings['cfg_interval'] = parse_interval(cfg_interval)
     if guide_model is not None:
-        settings['guide_model'] = load_model(guide_model, next(model.parameters()).device)
+        settings['guide_model'] = load_model(as_path(guide_model), next(model.parameters()).device)
     return settings
 
 # %% ../nbs/workshop/commands.ipynb #6e409e03
@@ -161,9 +263,10 @@ def _check_picture(
     path: str | Path,  # where a picture shall be written
 ) -> None:
     "Raise InputError if no PNG file can be written there."
-    from edm_nbdev.core import InputError, check_writable
+    from edm_nbdev.core import InputError, as_path, check_writable
     from edm_nbdev.folders import PICTURES
-    if not str(path) or Path(path).is_dir(): raise InputError(f"cannot write '{path}': it is not the name of a file")
+    if as_path(path).is_dir() or str(path).endswith(('/', os.sep)):
+        raise InputError(f"cannot write '{path}': it is not the name of a file")
     if Path(path).suffix.lower() in set(PICTURES) - {'.png'}:
         raise InputError(f"cannot write '{path}': pictures are written as PNG: take {Path(path).with_suffix('.png')}")
     check_writable(path)
@@ -173,22 +276,26 @@ def _save_picture(
     path: str | Path,   # where
     **settings: Any,    # what made it, for its metadata
 ) -> None:
-    "Write a picture as PNG, with the settings that made it in its metadata, and print where it is."
+    "Write a picture as PNG, with what made it in its metadata, and print where it is."
     import json
 
-    from edm_nbdev.core import atomic_write
-    about = {'Description': pic.alt, 'Comment': json.dumps(settings, default=str)}
+    from edm_nbdev.core import atomic_write, stamp
+    comment = json.dumps({**settings, **stamp()}, default=str)
+    about = {'Software': 'edm_nbdev', 'Description': pic.alt, 'Comment': comment}
     with atomic_write(path) as part: pic.savefig(part, format='png', metadata=about)
     print(path)
 
 def _rows(
     model: Any,      # a denoiser with classes
     per_class: int,  # how many pictures of each
-) -> tuple[int, list[int], list[str]]:
-    "How to draw a row for each class: the number of pictures, their labels, and the words at the rows."
+    most: int | None = None,  # how many classes at most: evenly chosen ones, first and last included; None for all
+) -> tuple[list[int], list[str]]:
+    "A row for each class: the labels of the pictures, and the names at the rows."
     from edm_nbdev.core import class_names
     classes = class_names(model)
-    return len(classes) * per_class, [c for c in range(len(classes)) for _ in range(per_class)], classes
+    count = min(len(classes), most or len(classes))
+    shown = [round(i * (len(classes) - 1) / max(1, count - 1)) for i in range(count)]
+    return [c for c in shown for _ in range(per_class)], [classes[c] for c in shown]
 
 # %% ../nbs/workshop/commands.ipynb #4fae1348
 def _chosen_config(
@@ -201,10 +308,10 @@ def _chosen_config(
     from dataclasses import replace
 
     from edm_nbdev.config import PRESETS, resized
-    from edm_nbdev.core import InputError
+    from edm_nbdev.core import InputError, as_path
     from edm_nbdev.data import SIZES, SOURCES
     known = data in SOURCES and data != 'folder'  # the others are folders
-    if data and not known and Path(data).expanduser().is_dir(): data = str(Path(data).expanduser().resolve())
+    if data and not known: data = str(as_path(data).resolve() if as_path(data).is_dir() else as_path(data))
     preset = preset or (data if data in PRESETS else 'folder' if data else 'digits')
     if preset not in PRESETS: raise InputError(f"unknown preset '{preset}': there are {', '.join(PRESETS)}")
     usual = PRESETS[preset]
@@ -215,9 +322,12 @@ def _chosen_config(
     own = {'data': data or usual.data, 'size': usual.size if can_be_had else None}
     config = replace(usual, **{**own, **fields})
     pixels = config.size or SIZES.get(str(config.data), (32,))[0]
-    names = [preset] * (preset != 'folder') + [Path(str(config.data)).name] * (config.data != usual.data)
+    names = [preset] * (preset != 'folder')
+    beside = preset != 'folder' and config.data == os.getcwd()  # a run beside its own pictures meets no others'
+    if config.data != usual.data and not beside: names.append(Path(str(config.data)).name)
     levels = resized(usual, pixels).attention_resolutions
-    return replace(config, run=run or f"runs/{'-'.join(names)}", attention_resolutions=levels)
+    place = str(as_path(run)) if run else f"runs/{'-'.join(names)}"
+    return replace(config, run=place, attention_resolutions=levels)
 
 # %% ../nbs/workshop/commands.ipynb #9b591b15
 def _rename_old(
@@ -234,17 +344,21 @@ def _rename_old(
     workers.barrier()
 
 def _train(
-    config: Any,   # a `TrainConfig`
-    wandb: str,    # disabled, offline or online
-    fresh: bool,   # rename an existing run first
-) -> Any:          # the last `TrainStep`, None if there was nothing to do
-    "Train with a bar and a log. A Ctrl-C says how far the run is."
-    from edm_nbdev.loop import train
+    config: Any,     # a `TrainConfig`
+    wandb: str,      # disabled, offline or online
+    fresh: bool,     # rename an existing run first
+    new_data: bool,  # go on with pictures that have changed
+) -> Any:            # the last `TrainStep`, None if there was nothing to do
+    "Say what was found, then train with a bar and a log. A Ctrl-C says how far the run is."
+    from edm_nbdev.loop import Training
     from edm_nbdev.runs import images_seen
     from edm_nbdev.tracking import show_progress, track, write_log
-    steps: Any = track(show_progress(write_log(train(config), config), config), config, wandb)
-    last = None
+    track(iter(()), config, wandb)  # raises InputError for an unknown mode
     if fresh: _rename_old(config)
+    training = Training(config, new_data=new_data)
+    if training.workers.is_first: _say_found(training.data, config.data, config.root, config.size)
+    steps: Any = track(show_progress(write_log(training.steps(), config), config), config, wandb)
+    last = None
     try:
         with closing(steps):
             for last in steps: pass
@@ -254,6 +368,20 @@ def _train(
             print(f'\n{seen}: the same command goes on from there.', file=sys.stderr)
         raise
     return last
+
+def _say_found(
+    train: Any,         # `Images`
+    data: str,          # what `load_data` calls them
+    root: str | None,   # where data sets and their caches lie
+    size: int | None,   # pixels a side
+) -> None:
+    "Print what was found: how many pictures of which classes, what there is to test with, what was left out."
+    from edm_nbdev.core import InputError
+    from edm_nbdev.data import load_data
+    from edm_nbdev.folders import describe
+    try: test: Any = load_data(data, root, 'test', size)
+    except InputError as e: test = str(e)
+    for line in describe(train, test): print(line, flush=True)
 
 def _say_end(
     config: Any,  # a `TrainConfig`
@@ -272,39 +400,45 @@ def _show_run(
     run: str,            # its folder
     device: str | None,  # cpu, cuda, ...
 ) -> None:
-    "Draw ten pictures of each class, or a hundred without class, fewer of large ones, into samples.png of the run."
+    """Draw ten pictures of each class, or a hundred without class, into samples.png of the run: fewer of large ones,
+    and of many classes some."""
     from edm_nbdev.generation import generate, usual_precision
     from edm_nbdev.models import load_model
     from edm_nbdev.plots import show_grid
     model: Any = load_model(run, device)
-    fit = 100 * 32**2 // math.prod(model.data.shape[1:])  # a hundred pictures of 32x32, fewer of larger ones
+    fit = min(100, max(1, 100 * 32**2 // math.prod(model.data.shape[1:])))  # a hundred of 32x32, fewer of larger ones
+    label: list[int] | None = None
+    classes: list[str] = []
+    cols, cfg_scale = 10, 1.
     if model.n_classes:
-        cols, cfg_scale = min(10, max(1, fit // model.n_classes)), 1.5
-        n, label, classes = _rows(model, cols)
-        drawn = generate(model, n, label, cfg_scale, precision=usual_precision(model), progress=True)
-    else:
-        cols, cfg_scale, classes = 10, 1., []
-        drawn = generate(model, min(100, max(4, fit)), precision=usual_precision(model), progress=True)
+        most = None if model.n_classes <= 100 else max(10, fit // 4)
+        cols = min(10, max(1, fit // (most or model.n_classes)))
+        label, classes = _rows(model, cols, most)
+        if model.config.label_drop: cfg_scale = 1.5  # else there is no "no label" to lead away from
+    n = len(label) if label else max(4, fit)
+    drawn = generate(model, n, label, cfg_scale, precision=usual_precision(model), progress=True)
     pic = show_grid(drawn, cols=cols, row_labels=classes)
+    if len(classes) < model.n_classes: print(f'the picture shows {len(classes)} of {model.n_classes:,} classes')
     _save_picture(pic, Path(run)/'samples.png', model=run, cfg_scale=cfg_scale, seed=0)
 
 def _leave(
     several: bool,  # whether other processes took part
 ) -> None:
     "End a command; at once if there were several processes: left to Python, threads of gloo may abort it at the end."
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if several and is_cli(): os._exit(0)
+    if not (several and is_cli()): return
+    _close_output()
+    os._exit(0)
 
 def _run(
-    config: Any,   # a `TrainConfig`
-    wandb: str,    # disabled, offline or online
-    fresh: bool,   # rename an existing run first
+    config: Any,     # a `TrainConfig`
+    wandb: str,      # disabled, offline or online
+    fresh: bool,     # rename an existing run first
+    new_data: bool,  # go on with pictures that have changed
 ) -> None:
     "Train; then the first process says how it ended, and draws."
     from edm_nbdev.devices import leave_together, tune_memory
     tune_memory()
-    last = _train(config, wandb, fresh)
+    last = _train(config, wandb, fresh, new_data)
     several = leave_together()
     if last is None or last.first:  # the first process goes on
         _say_end(config, last)
@@ -322,7 +456,8 @@ def edm_train(
     # pixels a side, where the data can be had in several: 128 or 64 for celeba, any for a folder
     size: int | None = None,
     root: str | None = None,       # where data sets and their caches lie; $EDM_DATA, or else a folder in your home
-    # folder of the run; if not given, runs/PRESET, or runs/PRESET-DATA for other data; an existing run goes on
+    # folder of the run; if not given, runs/PRESET, or runs/PRESET-DATA for other data than in this folder; an existing
+    # run goes on
     run: str | None = None,
     images: int | None = None,     # images to see in all, if not the preset's
     minutes: float | None = None,  # stop training after this many minutes, if that comes first; the pictures come after
@@ -330,7 +465,7 @@ def edm_train(
     lr: float | None = None,       # learning rate, if not the preset's
     seed: int | None = None,       # another seed, another run; the preset's is 0
     unconditional: bool = False,   # do not learn the classes
-    device: str | None = None,     # cpu, cuda, ...; a GPU if there is one
+    device: str | None = None,     # cpu, cuda, mps (Apple's GPU), ...; if not given, an NVIDIA GPU if there is one
     precision: str | None = None,  # float32 or bf16 inside the network; bf16 where the device computes it natively
     accumulate: int | None = None, # parts in which to work on a batch that does not fit the memory
     threads: int | None = None,    # of a CPU; what this machine does best with, if not given
@@ -340,26 +475,28 @@ def edm_train(
     checkpoint_seconds: float | None = None,  # at least so long between two saves; 20 if not given
     wandb: str = 'disabled',       # disabled, offline or online: track with Weights & Biases
     fresh: bool = False,           # rename an existing run and start anew
+    new_data: bool = False,        # go on with a run whose pictures have changed
+    debug: bool = False,           # show the traceback of an error
 ) -> None:
     "Train a diffusion model, or go on with a run, then draw a grid of pictures."
-    with one_line_errors():
-        config = _chosen_config(
-            preset, data, run, size=size, root=root, images=images, minutes=minutes, batch_size=batch_size, lr=lr,
-            seed=seed, conditional=not unconditional, device=device, precision=precision, accumulate=accumulate,
-            threads=threads, compile=compile or None, checkpoint_activations=checkpoint_activations or None,
-            shard=shard or None, checkpoint_seconds=checkpoint_seconds)
-        _run(config, wandb, fresh)
+    config = _chosen_config(
+        preset, data, run, size=size, root=root, images=images, minutes=minutes, batch_size=batch_size, lr=lr,
+        seed=seed, conditional=not unconditional, device=device, precision=precision, accumulate=accumulate,
+        threads=threads, compile=compile or None, checkpoint_activations=checkpoint_activations or None,
+        shard=shard or None, checkpoint_seconds=checkpoint_seconds)
+    _run(config, wandb, fresh, new_data)
 
 # %% ../nbs/workshop/commands.ipynb #a77c78a5
 def _load(
     model: str,                 # folder of a run, a file, or a shipped name
-    device: Any,                # cpu, cuda, ...; None for a GPU if there is one
+    device: Any,                # cpu, cuda, ...; None for an NVIDIA GPU if there is one
 ) -> Any:                       # a denoiser
     "A model, ready to draw."
+    from edm_nbdev.core import as_path
     from edm_nbdev.devices import tune_memory
     from edm_nbdev.models import load_model
     tune_memory()
-    return load_model(model, device)
+    return load_model(as_path(model), device)
 
 def _draw_into(
     out: str,                  # where to write the picture
@@ -373,31 +510,35 @@ def _draw_into(
     row_labels: list[str] | tuple[str, ...] = (),  # words at the rows
 ) -> None:
     "Draw `n` pictures into the file `out`, as a grid or the first as a film; what does not fit is found out first."
+    from edm_nbdev.core import as_path
     from edm_nbdev.generation import generate, generate_walks
-    from edm_nbdev.plots import show_film, show_grid
+    from edm_nbdev.plots import grid_layout, row_margin, show_film, show_grid
     settings = draw_options(model, **options)
     walks = generate_walks(model, n, label, **settings)
     _check_picture(out)
+    grid_layout(1 if film else n, model.data.shape, cols, margin=row_margin(row_labels))  # raises InputError
     if film: pic = show_film(next(walks))
     else: pic = show_grid(generate(model, n, label, progress=True, **settings), cols=cols, row_labels=row_labels)
     as_given = {k: options[k] for k in ('cfg_interval', 'guide_model') if options.get(k) is not None}
-    _save_picture(pic, out, model=name, n=n, label=label, **{**settings, **as_given})
+    _save_picture(pic, as_path(out), model=name, n=n, label=label, **{**settings, **as_given})
 
 @_command
 @delegates(draw_options)
 def edm_sample(
     model: str,                  # folder of a run, a model.safetensors file, or a shipped name
     n: int = 16,                 # how many pictures
-    label: str | None = None,    # the class to draw, by number from 0 up or by name; no label if not given
+    label: str | None = None,    # the class to draw, by name or by number from 0 up; no label if not given
     out: str = 'samples.png',    # where to write the picture
     film: bool = False,          # instead of a grid, show the first picture come out of the noise step by step
-    device: str | None = None,   # cpu, cuda, ...; a GPU if there is one
+    device: str | None = None,   # cpu, cuda, mps (Apple's GPU), ...; if not given, an NVIDIA GPU if there is one
+    debug: bool = False,         # show the traceback of an error
     **kwargs: Any,               # how to draw: the options of `draw_options`
 ) -> None:
     "Draw pictures from a trained model into a PNG file."
-    with one_line_errors():
-        denoiser = _load(model, device)
-        _draw_into(out, model, denoiser, n, parse_label(label, denoiser), kwargs, film)
+    from edm_nbdev.core import check_whole
+    check_whole('n', n)
+    denoiser = _load(model, device)
+    _draw_into(out, model, denoiser, n, parse_label(label, denoiser), kwargs, film)
 
 @_command
 @delegates(draw_options)
@@ -405,17 +546,22 @@ def edm_sample_all(
     model: str,                  # folder of a run, a model.safetensors file, or a shipped name
     per_class: int = 9,          # pictures of each class
     out: str = 'samples.png',    # where to write the picture
-    device: str | None = None,   # cpu, cuda, ...; a GPU if there is one
+    device: str | None = None,   # cpu, cuda, mps (Apple's GPU), ...; if not given, an NVIDIA GPU if there is one
+    debug: bool = False,         # show the traceback of an error
     **kwargs: Any,               # how to draw: the options of `draw_options`
 ) -> None:
-    "Draw every class of a trained model into a PNG file, a row a class."
-    with one_line_errors():
-        from edm_nbdev.core import InputError
-        denoiser = _load(model, device)
-        if not denoiser.n_classes: raise InputError(f"'{model}' was trained without classes: use edm_sample")
-        if per_class < 1: raise InputError(f"per_class must be at least 1, not {per_class}")
-        n, label, classes = _rows(denoiser, per_class)
-        _draw_into(out, model, denoiser, n, label, kwargs, cols=per_class, row_labels=classes)
+    "Draw every class of a trained model into a PNG file, a row a class; many stand in blocks side by side."
+    from edm_nbdev.core import InputError, check_whole
+    from edm_nbdev.plots import grid_layout
+    check_whole('per_class', per_class)
+    denoiser = _load(model, device)
+    if not denoiser.n_classes: raise InputError(f"'{model}' was trained without classes: use edm_sample")
+    try: grid_layout(denoiser.n_classes * per_class, denoiser.data.shape, per_class, margin=1)
+    except InputError as e:
+        raise InputError(f"{denoiser.n_classes:,} classes of {per_class:,} pictures do not fit a picture: take a "
+                         f"smaller --per_class, or draw some classes with edm_sample --label. {e}") from e
+    label, classes = _rows(denoiser, per_class)
+    _draw_into(out, model, denoiser, len(label), label, kwargs, cols=per_class, row_labels=classes)
 
 # %% ../nbs/workshop/commands.ipynb #61e5c733
 def _show_stages(
@@ -423,18 +569,15 @@ def _show_stages(
     show: bool,               # whether to show anything
 ) -> Iterator[Any]:
     "Pass on the progress, with a bar for each stage."
-    from tqdm import tqdm
-    bar: Any = None
-    stage = None
-    try:
+    from edm_nbdev.bars import bar
+    with ExitStack() as stack:
+        stage = shown = None
         for now in progress:
-            if now.stage != stage:
-                if bar is not None: bar.close()
-                stage, bar = now.stage, tqdm(total=now.total, desc=now.stage, unit_scale=True, disable=not show)
-            bar.update(now.done - bar.n)
+            if shown is None or now.stage != stage:
+                stack.close()
+                stage, shown = now.stage, stack.enter_context(bar(now.total, now.stage, show=show))
+            shown.update(now.done - shown.n)
             yield now
-    finally:
-        if bar is not None: bar.close()
 
 @_command
 @delegates(draw_options)
@@ -449,50 +592,47 @@ def edm_evaluate(
     weights: str | None = None,    # inception: path of its weights; downloaded once if not given
     batch_size: int | None = None, # pictures to draw together; if not given, 100 on a CPU, and what fills a GPU
     out: str | None = None,        # folder of the reports; RUN/evaluation, or evaluation/NAME for what is no run folder
-    device: str | None = None,     # cpu, cuda, ...; a GPU if there is one
+    device: str | None = None,     # cpu, cuda, mps (Apple's GPU), ...; if not given, an NVIDIA GPU if there is one
+    debug: bool = False,           # show the traceback of an error
     **kwargs: Any,                 # how to draw: the options of `draw_options`
 ) -> None:
     "Measure a trained model: how good its pictures are, how varied, how likely, how new."
-    with one_line_errors():
-        from edm_nbdev.devices import leave_together, pick_device, processes
-        from edm_nbdev.report import evaluate_steps, report_table
-        workers = processes(pick_device(device))
-        denoiser = _load(model, workers.device)
-        usual = Path(model)/'evaluation' if Path(model).is_dir() else Path('evaluation')/Path(model).stem
-        folder = Path(out or usual)
-        asked = [name.strip() for name in metrics.split(',')] if metrics else None
-        progress = evaluate_steps(denoiser, folder, n, asked, data, root, features, weights, batch_size,
-                                  **draw_options(denoiser, **kwargs))
-        last = None
-        try:
-            for last in _show_stages(progress, workers.is_first): pass
-        except KeyboardInterrupt:
-            kept = f'what was drawn is kept in {folder}: the same command goes on from there.'
-            if last: print(f'\n{kept}', file=sys.stderr)
-            raise
-        several = leave_together()
-        report = getattr(last, 'report', None)  # each of several processes has it
-        if report and workers.is_first: print(report_table(report), report.file, sep='\n')
-        _leave(several)
+    from edm_nbdev.core import as_path
+    from edm_nbdev.devices import leave_together, pick_device, processes
+    from edm_nbdev.report import evaluate_steps, report_table
+    workers = processes(pick_device(device))
+    denoiser = _load(model, workers.device)
+    usual = as_path(model)/'evaluation' if as_path(model).is_dir() else Path('evaluation')/Path(model).stem
+    folder = as_path(out or usual)
+    asked = [name.strip() for name in metrics.split(',')] if metrics else None
+    progress = evaluate_steps(denoiser, folder, n, asked, data, root, features, weights, batch_size,
+                              **draw_options(denoiser, **kwargs))
+    last = None
+    try:
+        for last in _show_stages(progress, workers.is_first): pass
+    except KeyboardInterrupt:
+        kept = f'what was drawn is kept in {folder}: the same command goes on from there.'
+        if last: print(f'\n{kept}', file=sys.stderr)
+        raise
+    several = leave_together()
+    report = getattr(last, 'report', None)  # each of several processes has it
+    if report and workers.is_first: print(*report.notes, report_table(report), report.file, sep='\n')
+    _leave(several)
 
 # %% ../nbs/workshop/commands.ipynb #e09d0002
 @_command
 def edm_data(
     data: str,                  # folder of pictures, or a data set: digits, fashion_mnist, cifar10 or celeba
     size: int | None = None,    # pixels a side, where the data can be had in several; 32 for a folder if not given
-    split: str = 'train',       # train or test
+    split: str | None = None,   # train or test alone; both if not given
     root: str | None = None,    # where data sets and their caches lie; $EDM_DATA, or else a folder in your home
+    debug: bool = False,        # show the traceback of an error
 ) -> None:
     "Read a data set or a folder of pictures into the cache, before a training needs it, and say what was found."
-    with one_line_errors():
-        from edm_nbdev.data import data_root, load_data
-        found = load_data(data, root, split, size)
-        C, H, W = found.shape
-        print(f'{found.name}, {split}: {len(found):,} pictures, {H}x{W}, {C} {"channels" if C > 1 else "channel"}, '
-              f'{len(found.classes)} classes, sigma_data {found.sigma_data:.3f}')
-        if found.labels is not None:
-            counts = found.labels.bincount(minlength=len(found.classes)).tolist()
-            most, least = max(counts), min(counts)
-            print(f'{least:,} to {most:,} pictures of each class: {", ".join(found.classes[:10])}'
-                  + ', ...' * (len(found.classes) > 10))
-        if found.mapped is not None: print(f"the cache is in {data_root(root)/'cache'}")
+    from edm_nbdev.caches import cache_folder
+    from edm_nbdev.data import load_data
+    found = load_data(data, root, split or 'train', size)
+    if split is None: _say_found(found, data, root, size)
+    else: print(f'{found.name}, {split}: {len(found):,} pictures, sigma_data {found.sigma_data:.3f}')
+    if found.mapped is not None: print(f'the cache is in {cache_folder(root)}')
+

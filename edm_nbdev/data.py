@@ -2,10 +2,12 @@
 
 # %% auto #0
 __all__ = ['Root', 'Source', 'SOURCES', 'SIZES', 'Images', 'rms_of_counts', 'root_mean_square', 'images_from', 'data_root',
-           'from_torchvision', 'load_data', 'batch_indices']
+           'from_torchvision', 'NoSplitError', 'load_data', 'batch_indices']
 
 # %% ../nbs/01_data.ipynb #ddf9f330
+import hashlib
 import importlib
+import json
 import mmap
 import os
 from collections.abc import Callable, Sequence
@@ -18,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core import DataError, InputError, check_whole, document, from_pixels, keyed_rng, moved
+from .core import DataError, InputError, as_path, check_whole, document, from_pixels, keyed_rng, moved
 
 # %% ../nbs/01_data.ipynb #af961046
 @dataclass(frozen=True, eq=False)
@@ -31,6 +33,11 @@ class Images:
     sigma_data: float                # root mean square about zero of the training images in [-1,1]
     mapped: mmap.mmap | None = None  # the memory map behind `images`, if they stay on the disk
     bin_width: float = 1 / 127.5     # from one grey level to the next, in [-1,1]
+    digest: str | None = None        # SHA-256 of the pixels in `mapped`, from when they were read
+    found: tuple[str, ...] = ()      # what was decided and left out when they were read, a line each
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, 'classes', [str(name) for name in self.classes])  # NumPy's texts, too
 
     def __len__(self) -> int: return len(self.images)
 
@@ -46,12 +53,13 @@ class Images:
     def batch(self,
         index: Tensor,  # int64 (B,), which images
     ) -> tuple[Tensor, Tensor | None]:  # y float32 (B,C,H,W) in [-1,1]; labels (B,) or None
-        "The images at `index`, as points, with their labels. What was read from the disk is let go again."
-        y = from_pixels(self.images[index])
-        unchanged = self.images.is_inference() or self.images._version == 0  # letting go would undo a change
-        if self.mapped is not None and unchanged and hasattr(mmap, 'MADV_DONTNEED'):
-            self.mapped.madvise(mmap.MADV_DONTNEED)
-        return y, None if self.labels is None else self.labels[index]
+        "The images at `index`, as points, with their labels."
+        return from_pixels(self.images[index]), None if self.labels is None else self.labels[index]
+
+    @property
+    def fingerprint(self) -> str:
+        "64 hex digits that tell shape, pixels, labels and class names from all others."
+        return _fingerprint(self)
 
 # %% ../nbs/01_data.ipynb #48135856
 def rms_of_counts(
@@ -80,20 +88,26 @@ def _load_digits(name: str, root: Root, split: str, size: int) -> Images:
     return Images(name, images, labels, classes, root_mean_square(images), bin_width=1/8)  # 17 levels from -1 to 1
 
 # %% ../nbs/01_data.ipynb #b1a55e02
+def _as_tensor(what: str, values: Any) -> Tensor:
+    "A tensor of these numbers. Raises DataError if they are something else."
+    try: return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as e: raise DataError(f"{what} must be whole numbers: {e}") from e
+
 def images_from(
     pixels: Tensor | np.ndarray,                             # uint8 (N,C,S,S), or (N,S,S) for grey ones
     labels: Tensor | np.ndarray | Sequence[int] | None = None,  # whole numbers (N,), the first class is 0
     classes: Sequence[str] | np.ndarray | None = None,       # a name for each class; their numbers if not given
     name: str = 'mine',                                      # what a run of it calls it
+    bin_width: float = 1 / 127.5,                            # from one grey level to the next, in [-1,1]
 ) -> Images:                                                 # with its own sigma_data
     "A data set of what is in memory. Raises DataError, stating the expected shapes, for anything else."
-    images = torch.as_tensor(pixels)
+    images = _as_tensor('pixels', pixels)
     if images.ndim == 3: images = images[:, None]
     if images.dtype != torch.uint8 or images.ndim != 4 or not images.numel() or images.shape[2] != images.shape[3]:
         raise DataError("pixels must be uint8, square, with channels first: (N,C,S,S) or (N,S,S), "
                         f"not {images.dtype} {tuple(images.shape)}")
-    if labels is None: return Images(name, images, None, [], root_mean_square(images))
-    index = torch.as_tensor(labels)
+    if labels is None: return Images(name, images, None, [], root_mean_square(images), bin_width=bin_width)
+    index = _as_tensor('labels', labels)
     if index.is_floating_point() or index.shape != images.shape[:1]:
         raise DataError(f"labels must be whole numbers ({len(images)},), one for each image, "
                         f"not {index.dtype} {tuple(index.shape)}")
@@ -101,14 +115,19 @@ def images_from(
     names = [str(c) for c in (range(int(index.max()) + 1) if classes is None else classes)]
     if index.min() < 0 or index.max() >= len(names):
         raise DataError(f"labels must be in 0..{len(names) - 1}, not in {index.min()}..{index.max()}")
-    return Images(name, images, index, names, root_mean_square(images))
+    return Images(name, images, index, names, root_mean_square(images), bin_width=bin_width)
 
 # %% ../nbs/01_data.ipynb #5f07b462
 def data_root(
     root: Root = None,  # a folder; None for $EDM_DATA, or else a cache folder in the user's home
 ) -> Path:           # the folder; it need not exist yet
-    "Where data sets and their caches lie."
-    return Path(root or os.environ.get('EDM_DATA') or Path.home()/'.cache'/'edm_nbdev').expanduser()
+    "Where data sets and their caches lie. Raises InputError for a user without a home who names no folder."
+    given = root or os.environ.get('EDM_DATA')
+    if given: return as_path(given)
+    try: return as_path('~')/'.cache'/'edm_nbdev'
+    except InputError as e:
+        raise InputError("there is no home folder to keep data sets and caches in: name a folder with --root "
+                         "or $EDM_DATA, or set $HOME") from e
 
 def from_torchvision(
     kind: str,    # a class of `torchvision.datasets`
@@ -144,6 +163,9 @@ def _load_cifar10(name: str, root: Root, split: str, size: int) -> Images:
     return images_from(images, source.targets, source.classes, name)
 
 # %% ../nbs/01_data.ipynb #869f5073
+class NoSplitError(DataError):
+    "A data set has no such split."
+
 Source = Callable[[str, Root, str, int], Images]  # (name, root, split, size) -> the images of a split
 
 SOURCES: dict[str, Source | str] = dict(          # who reads a data set: a function, or where it lives
@@ -176,7 +198,7 @@ def load_data(
     if size is not None: size = check_whole('size', size)
     name = str(name_or_folder)
     known = [key for key in SOURCES if key != 'folder']
-    if name not in known and not Path(name).expanduser().is_dir():
+    if name not in known and not as_path(name).is_dir():
         raise InputError(f"unknown data set '{name}': there are {', '.join(known)}, and folders of pictures, "
                          f"but '{name}' is no folder")
     sizes = SIZES.get(name, (32, size)) if name in known else (32, size)
@@ -202,6 +224,22 @@ def batch_indices(
     "The images of this step: a new order of the whole set each epoch, cut into batches that may straddle two epochs."
     place = np.arange(step * batch_size, (step + 1) * batch_size)
     return torch.from_numpy(np.array([_order(n, seed, int(p) // n)[p % n] for p in place]))
+
+# %% ../nbs/01_data.ipynb #d16a0002
+def _as_read(data: Images) -> bool:
+    "Whether the images are all that `mapped` maps, and torch has not written to them."
+    images = data.images
+    if data.mapped is None or data.digest is None or images.is_inference() or images._version: return False
+    whole = torch.frombuffer(data.mapped, dtype=torch.uint8)
+    same = (images.data_ptr(), images.numel()) == (whole.data_ptr(), whole.numel())
+    return same and images.is_contiguous()
+
+def _fingerprint(data: Images) -> str:
+    "SHA-256 of what a model learns from."
+    pixels = data.digest
+    if not _as_read(data): pixels = hashlib.sha256(data.images.cpu().contiguous().numpy().data).hexdigest()
+    labels = None if data.labels is None else data.labels.tolist()
+    return hashlib.sha256(json.dumps([list(data.images.shape), pixels, labels, data.classes]).encode()).hexdigest()
 
 # %% ../nbs/01_data.ipynb #fdeb00ba
 document(__name__)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .augment import Augment, apply_changes, draw_changes_on
+from .augment import Augment
 from .core import InputError, document, from_pixels
 from .data import Images, batch_indices
 from .streams import normal, place_keys, stream_key, uniform
@@ -76,8 +76,7 @@ class Feeder:
             hidden = uniform(keys('hidden')) < self.recipe.label_drop                            # (n,)
             label = label.masked_fill(hidden, len(self.data.classes))
         if self.augment is not None:
-            changes = draw_changes_on(keys('augment'), self.augment.p)
-            y = apply_changes(y, changes)
+            y, changes = self.augment.on(y, keys('augment'))
         return Batch(y, label, sigma, noise, changes, keys('dropout'))
 
     def _share(self, step: int) -> _Share:
@@ -105,7 +104,6 @@ class Feeder:
         index = batch_indices(len(data), recipe.batch_size, recipe.seed, step)[self.start:self.stop]
         images = self._gather(data.images, index)
         labels = self._gather(data.labels, index) if data.labels is not None and recipe.conditional else None
-        data.batch(index[:0])                                            # what was read from the disk is let go again
         if self.copies is None:
             return _Share(step, images.to(self.device), None if labels is None else labels.to(self.device), None)
         with torch.cuda.stream(self.copies):

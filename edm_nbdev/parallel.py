@@ -21,6 +21,7 @@ from .core import InputError, document, seeded
 from .data import Images
 from .devices import Workers, pick_threads, with_threads
 from .feeding import Feeder
+from .runs import of_the_machine
 from .sharding import Sharded
 from .training import batch_losses, draw_batch, gradients, takes_keys
 
@@ -132,10 +133,11 @@ def check_denoiser(
     data: Images,          # what it shall be trained on
     device: torch.device,  # where it is
 ) -> None:
-    "Raise InputError unless `denoiser` has a sigma_data and answers a trial call with images of the data's shape."
+    """Raise InputError unless `denoiser` has a sigma_data and answers a trial call with images of the data's shape.
+    Where memory runs out, or the device fails, that error stays."""
     if not hasattr(denoiser, 'sigma_data'):
         raise InputError("denoiser must have a sigma_data: wrap a network as Denoiser(net, data.sigma_data)")
-    augment = Augment(config.augment, config.seed) if config.augment else None
+    augment = Augment(config.augment, config.seed, config.augment_version) if config.augment else None
     batch = draw_batch(data, replace(config, batch_size=2), 0, augment=augment).to(device)
     labels = None if batch.label is None else torch.tensor([0, len(data.classes)], device=device)
     condition: dict[str, Any] = {} if batch.changes is None else {'augment': batch.changes}
@@ -146,6 +148,7 @@ def check_denoiser(
         with torch.no_grad(), seeded('trial', config.seed, device=device):
             shape = tuple(denoiser(batch.y, batch.sigma, labels, **condition).shape)
     except Exception as e:  # whatever the user's code raises
+        if of_the_machine(e): raise
         raise InputError(f"denoiser({given}) failed for images {tuple(data.shape)} and labels 0 and "
                          f"{len(data.classes)} (no label): {type(e).__name__}: {e}") from e
     if shape != tuple(batch.y.shape):

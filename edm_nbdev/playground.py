@@ -332,8 +332,13 @@ def draw_generate(
     n: int = 12,        # how many images
 ) -> Iterator[Picture | None]:  # a picture at each step of the first image, then at the end of each; between them None
     """Images as they come, a step of the sampler at a time, seen at one place of the film. What was drawn before for
-    the same settings is kept."""
-    alpha = 1. if label is None else cfg_scale
+    the same settings is kept. A model trained with label_drop 0 has no "no class": it is not guided, and asked without
+    a class it raises InputError."""
+    drop = getattr(getattr(model, 'config', None), 'label_drop', None)
+    classes_only = getattr(model, 'n_classes', 0) and drop == 0
+    if classes_only and label is None:
+        raise InputError("this model was trained with label_drop 0 and never learned to draw without a class: take one")
+    alpha = 1. if label is None or classes_only else cfg_scale
     film = _film(model, n, label, alpha, cfg_interval, steps, method, seed)
     name = 'no class' if label is None else model.data.classes[label]
     title = f'{name}, α = {alpha:g}, {method}, seed {seed}'

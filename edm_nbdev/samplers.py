@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .core import DenoiserLike, DivergenceError, InputError, document, keyed_rng
-from .ode import expand, slope
+from .ode import expand, move_like, slope, widest_dtype
 
 # %% ../nbs/03_samplers.ipynb #83cb22f1
 def ramp(
@@ -71,6 +71,7 @@ def _levels(sigmas: Any, x: Any) -> Tensor:
     if not (torch.is_tensor(x) and x.is_floating_point() and x.ndim):
         given = getattr(x, 'dtype', type(x).__name__)
         raise InputError(f"x must be a floating-point tensor (B,...) of images, not {given}")
+    if torch.is_tensor(sigmas): sigmas = sigmas.to('cpu')  # its own device may have no float64
     try: sigmas = torch.as_tensor(sigmas, dtype=torch.float64, device='cpu')
     except (TypeError, ValueError, RuntimeError) as e:
         raise InputError(f"noise levels must be numbers, (n+1,) or (n+1,{len(x)})") from e
@@ -100,7 +101,7 @@ def level_for(
     sigma: Tensor,  # their noise level, float64 on the CPU, scalar or (B,)
 ) -> Tensor:        # the same on the device of `x`: float64, or float32 where a device has no float64 (mps)
     "A noise level as denoisers get it."
-    return sigma.float().to(x.device) if x.device.type == 'mps' else sigma.to(x.device)
+    return sigma.to(widest_dtype(x.device)).to(x.device)
 
 def _ask(denoiser: DenoiserLike, x: Tensor, sigma: Tensor, i: int, grad: bool) -> Tensor:
     """D(x; sigma) in the dtype of `x`, without a graph unless `grad` asks for one. Raises InputError for an answer
@@ -234,7 +235,7 @@ def _check_churn(S_churn: float = 0., S_min: float = 0., S_max: float = math.inf
 def _raise_noise(x: Tensor, sigma: Tensor, sigma_hat: Tensor, S_noise: float,
                  randn_like: Callable[[Tensor], Tensor]) -> Tensor:
     "Add just enough fresh noise to take `x` from `sigma` to `sigma_hat`. Raises InputError for noise of another shape."
-    noise = randn_like(x).to(x)
+    noise = move_like(randn_like(x), x)
     if noise.shape != x.shape:
         raise InputError(f"randn_like returned shape {tuple(noise.shape)} for images of shape {tuple(x.shape)}")
     return x + expand((sigma_hat**2 - sigma**2).sqrt() * S_noise, x) * noise
@@ -336,7 +337,7 @@ def keyed_noise(
     def randn_like(x: Tensor) -> Tensor:
         if len(x) != n: raise InputError(f"this noise is for {n} images, not {len(x)}")
         noise = np.stack([stream.standard_normal(x.shape[1:], dtype=np.float32) for stream in streams])
-        return torch.from_numpy(noise).to(x)
+        return move_like(torch.from_numpy(noise), x)
     return randn_like
 
 # %% ../nbs/03_samplers.ipynb #b03f0001

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .config import TrainConfig
 from .core import InputError, document
 from .devices import Workers
+from .models import fill_weights, weights_of
 from .unet import Block
 
 # %% ../nbs/workshop/sharding.ipynb #5a2d0008
@@ -127,10 +128,10 @@ def load_weights(
     weights: dict[str, Tensor],   # whole, by name
 ) -> None:
     "Load weights into a network. Raises what `load_state_dict` does."
-    own, parts = network.state_dict(), copy(weights)
+    own, parts = weights_of(network), copy(weights)
     for name, value in weights.items():
         if hasattr(own.get(name), 'full_tensor'): parts[name] = _laid_out(value, own[name])
-    network.load_state_dict(parts)
+    fill_weights(network, parts)
 
 def load_optimizer(
     optimizer: torch.optim.Optimizer,  # Adam over weights that are divided or not

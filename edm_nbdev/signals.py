@@ -7,7 +7,7 @@ __all__ = ['Stopped', 'stop_on_signals', 'hold_signals']
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from .core import document
@@ -39,7 +39,8 @@ def _handled(
         for signum in before: signal.signal(signum, handler)
         yield before
     finally:
-        for signum, handler in before.items(): signal.signal(signum, handler)
+        with suppress(ValueError):  # a generator may be closed by another thread, which must leave handlers alone
+            for signum, handler in before.items(): signal.signal(signum, handler)
 
 @contextmanager
 def stop_on_signals() -> Iterator[None]:

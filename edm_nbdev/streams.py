@@ -78,8 +78,8 @@ def normal(
     keys: Tensor,  # int64 (n,), one for each place
     *shape: int,   # of what each place gets
 ) -> Tensor:       # float32 (n,*shape), on the device of `keys`
-    """Standard normal numbers, two a hash (Box and Muller 1958). The hash is the same on every device; logarithm, sine
-    and cosine may round differently there."""
+    """Standard normal numbers, two a hash (Box and Muller 1958). The hash is the same on CPUs and NVIDIA's GPUs;
+    logarithm, sine and cosine may round differently there."""
     total = math.prod(shape)
     length, direction = random_bits(keys, -(-total // 2)).view(torch.int32).view(len(keys), -1, 2).unbind(-1)
     folded = length ^ (length >> 31)                                           # 31 bits: small numbers stay exact
@@ -89,6 +89,8 @@ def normal(
     return pairs.flatten(1)[:, :total].reshape(len(keys), *shape)
 
 # %% ../nbs/workshop/streams.ipynb #28dbc7e2
+_HASHES = ('cpu', 'cuda', 'meta')  # devices whose 64-bit whole numbers are known to be right
+
 def _check_dropout(x: Tensor, p: float, keys: Tensor) -> None:
     "Raise InputError unless p is a share below 1, and there is a key for each image."
     if not 0 <= p < 1: raise InputError(f"dropout must be from 0 up and below 1, not {p}")
@@ -109,10 +111,11 @@ def keyed_dropout(
     n, channels, *sides = x.shape
     dropped = min(round(p * 2**16), 2**16 - 1)                                 # of 65,536 equally likely cases
     total = math.prod(x.shape[1:])
+    if keys.device.type not in _HASHES: keys = keys.cpu()
     chance = random_bits(split_keys(keys, layer), -(-total // 4)).view(torch.int16)[:, :total]  # four a hash
     keep = (chance >= dropped - 2**15).view(n, *sides, channels).movedim(-1, 1)
     if x.is_contiguous(): keep = keep.contiguous()
-    return torch.where(keep, x * (2**16 / (2**16 - dropped)), 0)
+    return torch.where(keep.to(x.device), x * (2**16 / (2**16 - dropped)), 0)
 
 # %% ../nbs/workshop/streams.ipynb #caff358a
 document(__name__)

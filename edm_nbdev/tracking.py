@@ -5,18 +5,21 @@ __all__ = ['BANDS', 'Steps', 'figures', 'write_log', 'show_progress', 'draw_grid
 
 # %% ../nbs/workshop/tracking.ipynb #65c4a1f1
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from .bars import bar
 from .config import TrainConfig
-from .core import DenoiserLike, InputError, document, keyed_rng, to_pixels
+from .core import DenoiserLike, InputError, RunError, as_path, document, keyed_rng, to_pixels
 from .generation import generate
 from .loop import TrainStep
 
@@ -62,42 +65,50 @@ def write_log(
     config: TrainConfig,  # what it was given
     every: int = 50,      # steps between two lines
 ) -> Steps:               # the same steps
-    "Append the figures to log.jsonl of the run. Where there is no run, do nothing."
+    """Append the figures to log.jsonl of the run. Where there is no run, do nothing. Raises RunError if the file cannot
+    be written."""
     with closing(figures(steps, every)) as seen:  # type: ignore[type-var]
         for s, numbers in seen:
-            if numbers and config.run and s.first:
-                with open(Path(config.run)/'log.jsonl', 'a') as f: f.write(json.dumps(numbers) + '\n')
+            if numbers and config.run and s.first: _append(as_path(config.run)/'log.jsonl', numbers)
             yield s
+
+def _append(file: Path, numbers: dict[str, float]) -> None:
+    "Add a line of JSON to a file, with null for what is no number."
+    line = json.dumps({name: x if math.isfinite(x) else None for name, x in numbers.items()}, allow_nan=False)
+    try:
+        with open(file, 'a') as f: f.write(line + '\n')
+    except OSError as e: raise RunError(f"cannot write to '{file}': {e.strerror}") from e
+
+def _words(s: TrainStep) -> dict[str, str]:
+    "What stands at the end of the bar."
+    skipped = {'skipped': str(s.skipped)} if s.skipped else {}
+    return {'loss': f'{s.loss_mean.item():.3f}', **skipped}
 
 def show_progress(
     steps: Steps,         # what `train` yields
     config: TrainConfig,  # what it was given
 ) -> Steps:               # the same steps
-    "A bar with images seen, images/s, time left and the mean loss."
-    from tqdm import tqdm
-    bar = None                                                   # it appears with the first step, if there is one
+    "A bar with images seen, images/s, time left and the mean loss; where no bar can be seen, a line a minute."
+    progress = None  # it appears with the first step, if there is one
     with closing(steps), ExitStack() as stack:  # type: ignore[type-var]
         for s in steps:
-            if bar is None:
+            if progress is None:
                 before = s.images - s.images // s.step
-                bar = stack.enter_context(tqdm(total=config.images, initial=before, unit=' images', unit_scale=True,
-                                               mininterval=.5, disable=not s.first))
-            if bar.update(min(s.images, config.images) - bar.n):     # true when it redraws: only then fetch the loss
-                skipped = {'skipped': s.skipped} if s.skipped else {}
-                bar.set_postfix(loss=f'{s.loss_mean.item():.3f}', **skipped, refresh=False)
+                progress = stack.enter_context(bar(config.images, unit=' images', initial=before, show=s.first))
+            progress.update(min(s.images, config.images) - progress.n, partial(_words, s))
             yield s
 
 # %% ../nbs/workshop/tracking.ipynb #3ddb7821
 def draw_grid(
     denoiser: Any,   # with .data.shape
-    n: int = 16,     # pictures; with classes, one class after the other
+    n: int = 16,     # pictures; with classes, one class after the other, or of more than n some, evenly chosen
     steps: int = 9,  # of Heun: enough to watch
 ) -> np.ndarray:     # uint8 (H,W,C), the pictures in one
     "A grid of pictures from the same noise every time."
     from torchvision.utils import make_grid
     noise = torch.from_numpy(keyed_rng('grid').standard_normal((n, *denoiser.data.shape), dtype='float32'))
     n_classes = getattr(denoiser, 'n_classes', 0)
-    label = torch.arange(n) % n_classes if n_classes else None
+    label = torch.arange(n) * n_classes // n if n_classes > n else torch.arange(n) % n_classes if n_classes else None
     drawn = generate(denoiser, n, label, steps=steps, noise=noise)
     return make_grid(to_pixels(drawn.cpu()), nrow=4, padding=1, pad_value=255).permute(1, 2, 0).numpy()
 

@@ -40,7 +40,8 @@ class Recipe:
     lr: float = 2e-3                    # twice the paper's: the network is small and the run short
     beta2: float = 0.99                 # of Adam: its usual 0.999 remembers 1,000 steps, longer than this run of 625
     warmup_images: int = 2_000          # the rate rises from 0 over these images, as Adam's averages settle: 31 steps
-    augment: float = 0.                 # probability of each kind of change, told to the network: a turned 6 is a 9
+    augment: float = 0.                 # probability of each kind of change, told to the network; above 0 half of all
+                                        # images are mirrored: not for digits and letters, since a turned 6 is a 9
     label_drop: float = 0.1             # share of labels hidden in training, so that it learns "no label" too
     P_mean: float | None = -0.7         # the paper's -1.2, moved by ln(sigma_data/0.5), see lesson 05; None: that rule
     P_std: float = 1.2                  # the paper's
@@ -172,7 +173,9 @@ def batch_losses(
 ) -> Tensor:              # loss of each image (n,)
     "The losses of a batch, or of a part of it, in the recipe's precision."
     keys: dict[str, Any] = {'dropout': batch.dropout} if takes_keys(denoiser) else {}
-    with torch.autocast(batch.y.device.type, torch.bfloat16, recipe.precision == 'bf16'):
+    device, lower = batch.y.device.type, recipe.precision == 'bf16'
+    able = torch.amp.is_autocast_available(device)
+    with torch.autocast(device, torch.bfloat16, lower) if able else nullcontext():
         return edm_loss(denoiser, batch.y, batch.label, batch.sigma, batch.noise,
                         augment=batch.changes, reduction='none', **keys)
 

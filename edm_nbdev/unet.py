@@ -5,6 +5,7 @@ __all__ = ['noise_features', 'GroupNorm', 'Attention', 'Block', 'UNet']
 
 # %% ../nbs/06_unet.ipynb #91a4582a
 import math
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,9 @@ def noise_features(
     n: int = 16,      # frequencies, from a quarter of a turn to 8 turns per unit
 ) -> Tensor:          # (B,2n)
     "Cosine and sine of the noise level at `n` frequencies."
-    angle = c_noise[:, None] * 2 * math.pi * 2 ** torch.linspace(-2, 3, n, device=c_noise.device)
+    c_noise = c_noise.to(torch.promote_types(c_noise.dtype, torch.float32))  # 8 turns a unit are too fast for less
+    frequencies = 2 ** torch.linspace(-2, 3, n, dtype=c_noise.dtype, device=c_noise.device)
+    angle = c_noise[:, None] * 2 * math.pi * frequencies
     return torch.cat([angle.cos(), angle.sin()], 1)
 
 # %% ../nbs/06_unet.ipynb #496e5500
@@ -34,13 +37,15 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self,
         x: Tensor,  # (B,C,H,W)
-    ) -> Tensor:    # like x; float32 for bfloat16 on a CPU, whose own kernel for it is slow
+    ) -> Tensor:    # like x; on a CPU in the dtype of the weights, computed in float32: its kernels for less are slow
         "Each group at mean 0 and mean square 1, then a scale and a shift for each channel."
-        if x.dtype == torch.float32: return super().forward(x)
-        with torch.autocast(x.device.type, enabled=False):
-            if x.device.type == 'cpu': x = x.float()
+        if x.dtype in (torch.float32, torch.float64): return super().forward(x)
+        device = x.device.type
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+            if device == 'cpu': x = x.float()
             weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
-            return F.group_norm(x, self.num_groups, weight, bias, self.eps)
+            normal = F.group_norm(x, self.num_groups, weight, bias, self.eps)
+            return normal.to(self.weight.dtype) if device == 'cpu' else normal
 
 def _zero(layer: nn.Conv2d) -> nn.Conv2d:
     "A layer whose weights start at zero, so that its branch starts as nothing."
@@ -186,7 +191,7 @@ class UNet(nn.Module):
     ) -> Tensor:                 # (B,c_emb)
         """What noise level, label and augmentation have to say to every block.
         Raises InputError for a label or an augmentation that the network was not made for."""
-        emb = self.embed_noise(noise_features(c_noise)).expand(n, -1)
+        emb = self.embed_noise(noise_features(c_noise).to(self.stem.weight.dtype)).expand(n, -1)
         if augment is not None:
             if self.embed_augment is None:
                 raise InputError("this network was made without augmentation (n_augment=0): call it with augment=None")

@@ -23,9 +23,10 @@ from edm_nbdev._modidx import d as modidx
 warnings.filterwarnings('ignore', 'Unknown section')    # in docstrings of matplotlib, which a class here inherits
 mathjax = files('sphinx-mathjax-offline')/'static'/'mathjax'/'tex-svg.js'   # MathJax 3.2.2 in one file
 lessons = sorted(path for path in (root/'nbs').glob('*.ipynb') if path.stem != 'index')
-rooms = ('house', 'core', 'plots', 'streams', 'augment', 'folders', 'devices', 'signals', 'runs', 'checkpoints',
-         'tables', 'config', 'feeding', 'models', 'generation', 'judges', 'sharding', 'parallel', 'loop', 'tracking',
-         'report', 'commands', 'cluster', 'app')                                                # from the ground up
+rooms = ('house', 'core', 'plots', 'streams', 'bars', 'reading', 'caches', 'pictures', 'layout', 'augment', 'folders',
+         'devices', 'signals', 'runs', 'checkpoints', 'store', 'tables', 'config', 'feeding', 'models', 'generation',
+         'judges', 'measures', 'orders', 'sharding', 'parallel', 'loop', 'tracking', 'report', 'commands', 'cluster',
+         'app')  # from the ground up
 workshop = [root/'nbs'/'workshop'/f'{room}.ipynb' for room in rooms]
 notebooks = lessons + workshop
 modules = {name: import_module(name) for name in sorted(modidx['syms'])}
