@@ -4,14 +4,14 @@ usage: python .ci/faults.py [--places 16] [--quick] [--scenario WORDS] [--show]
 
 Six scenarios write all that the package keeps: a cache of pictures, a run, a training from start to end, an evaluation,
 a picture, a model. Each runs in a forked process in which whatever writes is wrapped: open, write, truncate, fsync,
-rename, unlink, mkdir, flush of a memory map. Place k is the k-th such call. There the process is killed (a write is cut
-in the middle), or the disk is full from then on, or the file system is read-only from then on, or a signal comes. Then:
+rename, unlink, mkdir, flush of a memory map. Place k is the k-th such call. There the process is killed, or the disk is
+full from then on, or the file system is read-only from then on, or a signal comes; a full disk cuts a write in the
+middle, and so does a kill if the write is longer than a page. Then:
 - what is left under its final name can be read, and the exit code is the fault's;
 - the same command succeeds, and its result is to the bit that of an undisturbed one;
 - nothing is left that an undisturbed one does not leave.
 Prints a table, and what is wrong to stderr. Where there are more places than --places, it takes them evenly; --quick
-takes three, for a minute.
---show prints the places of a scenario. Exit code 1: something was wrong. Needs Linux."""
+takes three, for a minute. --show prints the places of a scenario. Exit code 1: something was wrong. Needs Linux."""
 from __future__ import annotations
 
 import argparse
@@ -41,6 +41,7 @@ import numpy as np
 from fuzz import LEFT, as_python, cannot_read, pictures, plain_environment, remove, settle, split, warm
 
 PATIENCE = 60  # seconds for a process
+PAGE = 4096    # bytes: a kill does not cut a shorter write, a full disk does
 FAULTS = ('kill', 'full disk', 'read-only', 'SIGTERM', 'SIGINT')
 
 # ---- places
@@ -82,8 +83,10 @@ def wrap(places: Places) -> None:
     class File(io.FileIO):
         "A file whose every write is a place."
         def write(self, data: Any, /) -> int:
-            half = memoryview(data).cast('B')[:memoryview(data).nbytes // 2]
-            places.reach('write', self.name, half=lambda: super(File, self).write(half))
+            size = memoryview(data).nbytes
+            half = memoryview(data).cast('B')[:size // 2]
+            cut = places.fault == 'full disk' or size > PAGE
+            places.reach('write', self.name, half=(lambda: super(File, self).write(half)) if cut else None)
             return super().write(data)
 
         def truncate(self, size: int | None = None, /) -> int:

@@ -58,9 +58,10 @@ def _options(
 def edm_playground(
     port: int = 8866,          # of 127.0.0.1, where to serve
     no_browser: bool = False,  # do not open a browser
+    debug: bool = False,       # show the traceback of an error
 ) -> None:
     "Serve the playground of lesson 11 as an app, on this machine only, until Ctrl-C."
-    with one_line_errors():
+    with one_line_errors(debug):
         notebook = find_notebook()
         try:
             from voila.app import Voila

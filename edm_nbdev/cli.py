@@ -313,7 +313,9 @@ def _chosen_config(
     known = data in SOURCES and data != 'folder'  # the others are folders
     if data and not known: data = str(as_path(data).resolve() if as_path(data).is_dir() else as_path(data))
     preset = preset or (data if data in PRESETS else 'folder' if data else 'digits')
-    if preset not in PRESETS: raise InputError(f"unknown preset '{preset}': there are {', '.join(PRESETS)}")
+    if preset not in PRESETS:
+        hint = f"; for a folder of pictures write --data {preset}" if as_path(preset).is_dir() else ''
+        raise InputError(f"unknown preset '{preset}': there are {', '.join(PRESETS)}{hint}")
     usual = PRESETS[preset]
     if not (data or usual.data):
         raise InputError(f"the preset {preset} needs pictures: say where they are, as in --data my/pictures")

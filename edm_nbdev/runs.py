@@ -332,8 +332,9 @@ def _sweep(run: Path) -> None:
         for file in folder.iterdir() if folder.is_dir() else ():
             if ours.fullmatch(file.name): file.unlink(missing_ok=True)
 
-def _make_folder(run: Path) -> None:
-    "Make the folder of a run. Raises RunError if it holds other files or cannot be written to."
+def _make_folder(run: Path) -> list[Path]:
+    """Make the folder of a run, and return those that were not there, the innermost first. Raises RunError if it holds
+    other files or cannot be written to."""
     try:
         if os.path.lexists(run) and not run.is_dir():  # in this order: another process may make it meanwhile
             what = 'a link that leads nowhere' if run.is_symlink() else 'a file'
@@ -341,8 +342,10 @@ def _make_folder(run: Path) -> None:
         names = _names(run)
         if names and not names & {*_STATES, 'config.json'}:
             raise RunError(f"'{run}' is not a run: it has files but no config.json. Use another folder")
+        new = [folder for folder in (run, *run.parents) if not folder.exists()]
         run.mkdir(parents=True, exist_ok=True)
         check_writable(run)
+        return new
     except OSError as e: raise RunError(f"cannot write to '{run}': {e.strerror}") from e
     except RunError: raise
     except ValueError as e: raise RunError(str(e)) from e  # an InputError, or a name that no file can have
@@ -373,7 +376,7 @@ def open_run(
     """Read a run and keep other trainings out of it. Raises RunError if the folder is no run or another run, or is
     damaged, read-only or in use, FormatError if it is of a newer version."""
     run = as_path(run)
-    _make_folder(run)
+    new = _make_folder(run)
     with locked(run):
         _sweep(run)
         state, saved = _read_run(run)
@@ -381,6 +384,8 @@ def open_run(
         try: yield state
         except BaseException:
             if _names(run) == {'config.json'}: (run/'config.json').unlink(missing_ok=True)  # nothing saved: it is free
+            with suppress(OSError):  # of a folder that holds something
+                for folder in new: folder.rmdir()
             raise
 
 # %% ../nbs/workshop/runs.ipynb #f7b7e5ee

@@ -41,6 +41,10 @@ def _rows_in(file: BinaryIO, d: int) -> int | None:
 
 def _lengthen(file: BinaryIO, old: int, n: int, d: int) -> None:
     "Add rows of NaN; the header counts them when they are on the disk."
+    if not old:  # a file that NumPy can read, from the first write on
+        file.seek(0)
+        file.write(_header(0, d))
+        file.flush()
     file.seek(_START + 4 * d * old)
     for start in range(old, n, _PIECE):
         file.write(np.full((min(_PIECE, n - start), d), np.nan, '<f4').tobytes())

@@ -4,8 +4,10 @@
 __all__ = ['BANDS', 'Steps', 'figures', 'write_log', 'show_progress', 'draw_grid', 'track']
 
 # %% ../nbs/workshop/tracking.ipynb #65c4a1f1
+import errno
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -73,10 +75,17 @@ def write_log(
             yield s
 
 def _append(file: Path, numbers: dict[str, float]) -> None:
-    "Add a line of JSON to a file, with null for what is no number."
-    line = json.dumps({name: x if math.isfinite(x) else None for name, x in numbers.items()}, allow_nan=False)
+    "Add a line of JSON to a file, with null for what is no number; the whole line, or nothing of it."
+    text = json.dumps({name: x if math.isfinite(x) else None for name, x in numbers.items()}, allow_nan=False)
+    line = f'{text}\n'.encode()
     try:
-        with open(file, 'a') as f: f.write(line + '\n')
+        with open(file, 'ab', buffering=0) as f:
+            end = f.seek(0, os.SEEK_END)
+            try:
+                if f.write(line) < len(line): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                f.truncate(end)
+                raise
     except OSError as e: raise RunError(f"cannot write to '{file}': {e.strerror}") from e
 
 def _words(s: TrainStep) -> dict[str, str]:
