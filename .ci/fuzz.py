@@ -8,7 +8,7 @@ forked from one that has imported everything, and that runs the console script a
 starts the program itself. A line is right if
 - it ends in time, without a traceback, and without a process left behind;
 - its exit code is 0, or 2 with a last line on stderr that begins with the command's name or with argparse's usage;
-  141 is right where nobody reads its output;
+  141 is right where nobody reads its output, and 120 where a help text meets a full disk, as in any Python program;
 - after 0 its product is there: the picture opens, the run and its model load, the report parses;
 - whatever is new or changed can be read, nothing unfinished and no empty folder is new, and the pictures it was given
   are what they were, byte for byte;
@@ -559,6 +559,7 @@ def check_output(line: Line, code: int | None, log: Path) -> Iterator[str]:
         last = (err.strip().splitlines() or [''])[-1].rpartition('\r')[2]
         usage = f'usage: {line.command}' in err
         if not usage and not last.startswith(f'{line.command}: '): yield f"its last line is '{last[-150:]}'"
+    elif code == 120 and stdout == 'full' and {'--help', '-h'} & set(line.args): return  # Python's own words
     elif code and (code, stdout) != (141, 'nobody reads'): yield f'exit code {code}'
     for text in ('Traceback', 'Exception ignored', 'Fatal Python error', 'terminate called', 'Warning: '):
         if text in out + err and not (text == 'Traceback' and '--debug' in line.args):

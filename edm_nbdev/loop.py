@@ -187,7 +187,7 @@ class Training:
         self.interval.step(time.monotonic() - start, self.saver.busy)
         if self.bad < _PATIENCE: return done
         self.whole = False  # the last good state stays as it is
-        kept = f". What was saved in {self.run} before stays" if self.run else ''
+        kept = f". What was saved in {self.run} before stays" if self.run and state_files(self.run) else ''
         raise DivergenceError(f"the gradient was not finite in {self.bad} steps in a row, up to step {self.taken}: use "
                               f"an lr below {self.config.lr}, or look for broken pictures in {self.about.name}{kept}")
 
@@ -354,8 +354,9 @@ class Training:
     def _write(self, state: dict[str, Any], header: dict[str, Any]) -> None:
         "Write a state and its averaged weights. Raises DivergenceError if a weight is not finite."
         if not all(weight.isfinite().all() for name in self.networks for weight in state[name].values()):
+            kept = f". What was saved in {self.run} before stays" if state_files(str(self.run)) else ''
             raise DivergenceError(f"weights are no longer finite at step {state['step']}: start again with an lr below "
-                                  f"{self.config.lr} (edm_train --fresh). What was saved in {self.run} before stays")
+                                  f"{self.config.lr} (edm_train --fresh){kept}")
         save_state(str(self.run), state)
         save_weights(f'{self.run}/model.safetensors', state['ema'], None, **header)
 
