@@ -12,8 +12,8 @@ from pathlib import Path
 
 from fastcore.script import call_parse
 
-from .cli import one_line_errors
 from .core import InputError, document
+from .options import one_line_errors
 
 # %% ../nbs/workshop/app.ipynb #dd8c20db
 NOT_IN_APP = r'\A(?!# 11 |## \d |#\| export|# app)'  # the start of a cell that the app leaves out
