@@ -12,7 +12,6 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -176,13 +175,14 @@ def _write_cache(
     name: str, place: Path, seen: str, reading: Reading, alone: bool, workers: int | None,
 ) -> dict[str, Any]:
     "Read all pictures into a big file and write the header to `place`; returns it."
-    part = _open_part(place, reading.fingerprint, alone)
+    part, whole = _open_part(place, reading.fingerprint, alone), False
     try:
         part.read(reading, name, workers)
+        whole = True
         header = _header(part, reading, seen)
         _write_header(place, header)
     except (OSError, DataError) as e:
-        if not isinstance(e.__cause__, BrokenProcessPool): part.remove()     # a full disk is not to stay full
+        if whole or isinstance(e, OSError): part.remove()  # a full disk is not to stay full; else it goes on from there
         raise
     finally: part.close()
     part.journal.unlink()
@@ -206,7 +206,10 @@ def _renew(
     "Read the pictures, unless the cache has them and only knows another list of files; returns the header."
     header = _load_header(place)
     if header is None or header['fingerprint'] != reading.fingerprint:
-        return _write_cache(name, place, seen, reading, alone, workers)
+        new = _write_cache(name, place, seen, reading, alone, workers)
+        if header and header['file'] != new['file']:                         # where nothing is locked, nothing is swept
+            with suppress(OSError): place.with_name(header['file']).unlink(missing_ok=True)
+        return new
     header.update(seen=seen, found=reading.found)
     _write_header(place, header)
     return header

@@ -119,13 +119,18 @@ def _train(
     new_data: bool,  # go on with pictures that have changed
 ) -> Any:            # the last `TrainStep`, None if there was nothing to do
     "Say what was found, then train with a bar and a log. A Ctrl-C says how far the run is."
+    from edm_nbdev.devices import pick_device, processes
     from edm_nbdev.loop import Training
     from edm_nbdev.runs import images_seen
     from edm_nbdev.tracking import show_progress, track, write_log
     track(iter(()), config, wandb)  # raises InputError for an unknown mode
+    # a first reading may take longer than processes wait for each other, so it comes before they meet
+    several = processes(pick_device('cpu'), meet=False).count > 1
+    test = _test_split(config.data, config.root, config.size) if several else None
     if fresh: _rename_old(config)
     training = Training(config, new_data=new_data)
-    if training.workers.is_first: _say_found(training.data, config.data, config.root, config.size)
+    if training.workers.is_first:
+        _say_found(training.data, test or _test_split(config.data, config.root, config.size))
     steps: Any = track(show_progress(write_log(training.steps(), config), config), config, wandb)
     last = None
     try:
@@ -138,18 +143,23 @@ def _train(
         raise
     return last
 
-def _say_found(
-    train: Any,         # `Images`
-    data: str,          # what `load_data` calls them
+def _test_split(
+    data: str,          # what `load_data` calls it
     root: str | None,   # where data sets and their caches lie
     size: int | None,   # pixels a side
-) -> None:
-    "Print what was found: how many pictures of which classes, what there is to test with, what was left out."
+) -> Any:               # `Images`, or in words why there are none
+    "The test split, if there is one."
     from edm_nbdev.core import InputError
     from edm_nbdev.data import load_data
+    try: return load_data(data, root, 'test', size)
+    except InputError as e: return str(e)
+
+def _say_found(
+    train: Any,  # `Images`
+    test: Any,   # `Images`, or why there are none
+) -> None:
+    "Print what was found: how many pictures of which classes, what there is to test with, what was left out."
     from edm_nbdev.folders import describe
-    try: test: Any = load_data(data, root, 'test', size)
-    except InputError as e: test = str(e)
     for line in describe(train, test): print(line, flush=True)
 
 def _say_end(
@@ -401,7 +411,7 @@ def edm_data(
     from edm_nbdev.caches import cache_folder
     from edm_nbdev.data import load_data
     found = load_data(data, root, split or 'train', size)
-    if split is None: _say_found(found, data, root, size)
+    if split is None: _say_found(found, _test_split(data, root, size))
     else: print(f'{found.name}, {split}: {len(found):,} pictures, sigma_data {found.sigma_data:.3f}')
     if found.mapped is not None: print(f'the cache is in {cache_folder(root)}')
 

@@ -120,6 +120,8 @@ def _load_split(
     if '' in listing.locked: raise DataError(f"the folder '{folder}' cannot be opened")
     if not listing.files: raise DataError(f"there is no picture in '{folder}' ({', '.join(PICTURES)})")
     found = [f"passed over, as it holds a run: {_some(listing.runs)}"] if listing.runs else []
+    if listing.twice:
+        found.append(f"counted once, though other names lead there too: {_some(sorted(listing.twice))}")
     if listing.locked:
         found.append(f"left out of '{folder}', as it cannot be opened: {_some(listing.locked)}")
         warnings.warn(found[-1], stacklevel=3)

@@ -10,6 +10,7 @@ import stat
 import warnings
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,7 @@ class Listing:
     files: list[tuple[str, int, int]]  # pictures: path relative to the folder, size, time of change; sorted
     runs: list[str]                    # folders that hold runs
     locked: list[str]                  # folders that cannot be opened
+    twice: list[str]                   # links to folders that are there already
 
 def _pictures(folder: Path, found: Listing) -> Iterator[tuple[str, int, int]]:
     """Yields all pictures below, without hidden files and folders, and without those in runs of this package. A folder
@@ -45,7 +47,9 @@ def _pictures(folder: Path, found: Listing) -> Iterator[tuple[str, int, int]]:
     while waiting:
         below = waiting.popleft()
         real = os.path.realpath(os.path.join(folder, below))
-        if real in seen: continue                                             # a link that leads in a circle
+        if real in seen:                                                      # maybe a link that leads in a circle
+            found.twice.append(below)
+            continue
         seen.add(real)
         try:
             with os.scandir(real) as entries: visible = [entry for entry in entries if not _hidden(entry.name)]
@@ -62,7 +66,8 @@ def _pictures(folder: Path, found: Listing) -> Iterator[tuple[str, int, int]]:
                     (waiting.append if entry.is_symlink() else waiting.appendleft)(path)
                 elif entry.name.lower().endswith(PICTURES):
                     info = entry.stat()                                       # a pipe would keep us waiting
-                    if stat.S_ISREG(info.st_mode): yield path, info.st_size, info.st_mtime_ns
+                    changed = max(info.st_mtime_ns, info.st_ctime_ns)         # copying tools set the first one back
+                    if stat.S_ISREG(info.st_mode): yield path, info.st_size, changed
             except OSError:                                                   # a link to nowhere cannot be read
                 if entry.name.lower().endswith(PICTURES): yield path, 0, 0
 
@@ -70,7 +75,7 @@ def list_pictures(
     folder: Path,  # where to begin
 ) -> Listing:
     "List what lies below a folder."
-    found = Listing([], [], [])
+    found = Listing([], [], [], [])
     found.files = sorted(_pictures(folder, found))
     return found
 
@@ -94,8 +99,10 @@ def _spelt(top: Path, folders: list[str], names: tuple[str, ...]) -> list[str]:
     return found
 
 def _holds(folder: Path, part: str = '') -> bool:
-    "Whether there is a picture below, in whose path this part stands."
-    return any(part in file for file, _, _ in _pictures(folder, Listing([], [], [])))
+    "Whether there is a picture below, in whose path this part stands; a run has none."
+    with suppress(OSError):
+        if _is_run(str(folder), set(os.listdir(folder))): return False
+    return any(part in file for file, _, _ in _pictures(folder, Listing([], [], [], [])))
 
 def _loose(top: Path, entries: list[os.DirEntry[str]]) -> list[str]:
     "The pictures among the entries of a folder, but for those that this package drew, in words."
@@ -108,7 +115,7 @@ def _loose(top: Path, entries: list[os.DirEntry[str]]) -> list[str]:
 def find_splits(
     top: Path,  # the folder that is the data set
 ) -> Splits:
-    "Find out which folders are splits. Raises DataError if two have the same meaning."
+    "Find out which folders are splits. Raises DataError if two have the same meaning, or `train` may be a class."
     with os.scandir(top) as entries: visible = [entry for entry in entries if not _hidden(entry.name)]
     folders = sorted(entry.name for entry in visible if entry.is_dir())
     train = _spelt(top, folders, _TRAIN)
@@ -120,6 +127,10 @@ def find_splits(
         said = [f"'{top}': {', '.join(odd)} taken for classes, as splits are folders train and test side by side"]
         return Splits(top, None, f"'{top}' has no split 'test': lay its pictures out in folders train and test",
                        tuple(said) if odd else ())
+    alike = [] if held_out else [name for name in others if _holds(top/name, os.sep)]
+    if alike:
+        raise DataError(f"'{top}' has class folders in {train[0]}, and in {', '.join(alike[:3])} beside it: if "
+                        f"{train[0]} is a split, add a folder test or move the others away; if a class, rename it")
     others = held_out[1:] + others + _loose(top, visible)
     said = [f"'{top}': {', '.join(others)} left out, beside {' and '.join(train + held_out[:1])}"] if others else []
     test = top/held_out[0] if held_out else None

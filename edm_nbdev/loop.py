@@ -406,6 +406,11 @@ class Training:
         now = self.pictures or pictures_of(self.data)
         if before is None:
             same = self.network or math.isclose(about.sigma_data, self.about.sigma_data, rel_tol=1e-12)
+            if not (same or self.new_data):
+                raise RunError(f"'{self.run}' was made by an earlier version, which kept only the sigma_data of its "
+                               f"pictures, {about.sigma_data:.6g}, and these have {self.about.sigma_data:.6g}: they "
+                               "have changed, or it began with a model of other data. Give that denoiser=, or accept "
+                               "these pictures (--new_data)")
             before = now if same else {'n': now['n'], 'fingerprint': None}
         return check_same_pictures(str(self.run), self.about.name, before, now, self.new_data)
 
