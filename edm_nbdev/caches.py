@@ -10,6 +10,7 @@ import math
 import mmap
 import os
 import re
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -88,6 +89,8 @@ def _hold(
             raise
         os.close(file)
 
+_HELD: dict[str, int] = {}  # which thread of this process holds a lock file
+
 @contextmanager
 def exclusive(
     place: str | Path,  # what shall be made: a file or a folder; its folder is made if need be
@@ -100,12 +103,17 @@ def exclusive(
         yield False
         return
     lock = place.with_name(f'{place.name}.lock')
+    key = os.path.realpath(lock)
+    if _HELD.get(key) == threading.get_ident():
+        raise InputError(f"an unfinished call of this thread is at work on {what}: let it end, or close() its steps")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         file, locked = _hold(lock, what)
     except OSError as e: raise DataError(f"cannot lock '{place}' ({e.strerror or e}): {_ADVICE}") from e
+    _HELD[key] = threading.get_ident()
     try: yield locked
     finally:
+        _HELD.pop(key, None)
         with suppress(OSError): lock.unlink(missing_ok=True)  # while it is ours
         os.close(file)
 

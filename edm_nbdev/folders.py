@@ -161,6 +161,7 @@ def _counted(data: Images) -> str:
     if data.labels is None: return f'{len(data):,} without classes'
     counts = data.labels.bincount(minlength=len(data.classes)).tolist()
     least, most = min(counts), max(counts)
+    if len(counts) == 1: return f'{len(data):,} of one class'
     each = f'{least:,} of each' if least == most else (
         f'from {least:,} (class {plain_text(data.classes[counts.index(least)])}) '
         f'to {most:,} (class {plain_text(data.classes[counts.index(most)])})')

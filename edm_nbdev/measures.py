@@ -14,7 +14,8 @@ from typing import Any, cast
 import numpy as np
 from torch import Tensor
 
-from .core import document, keyed_rng
+from .core import InputError, document, keyed_rng
+from .generation import check_null_class
 from .judges import Classifier, Inception
 from edm_nbdev.metrics import (
     Moments,
@@ -126,8 +127,9 @@ def medians_error(
     def medians(values: Tensor) -> np.ndarray:
         x = values.cpu().numpy()
         return np.array([np.median(x[rng.integers(len(x), size=len(x))]) for _ in range(times)])
-    ratio = medians(ours) / (1 if real is None else medians(real))
-    return float(np.std(ratio) / np.median(ratio))
+    with np.errstate(all='ignore'):  # half of some sample may be copies
+        ratio = medians(ours) / (1 if real is None else medians(real))
+        return float(np.std(ratio) / np.median(ratio))
 
 # %% ../nbs/workshop/measures.ipynb #5ca1ab09
 Score = float | tuple[float, float]  # a value, or a value and its standard error
@@ -200,8 +202,16 @@ def _has_classes(order: Any) -> bool:
     classes = getattr(order.model, 'n_classes', 0) and order.train.labels is not None
     return bool(classes) and order.features == 'classifier'
 
+def _is_likely(order: Any) -> bool:
+    "Whether there are real images, and the model can be asked without a class, as likelihood asks it."
+    try: check_null_class(order.model, None)
+    except InputError: return False
+    return order.unseen is not None
+
 _CLASSES = Need("a model with classes, and the classifier's features", _has_classes)
-_UNSEEN = Need('a test split', lambda order: order.unseen is not None)
+_UNSEEN = Need(f'a test split of at least {LEAST} pictures',
+               lambda order: order.unseen is not None and len(order.unseen) >= LEAST)
+_LIKELY = Need('a test split, and a model that was not trained with label_drop 0', _is_likely)
 _SOME = Need(f'at least {LEAST} training pictures', lambda order: len(order.train) >= LEAST)
 
 METRICS: dict[str, Metric] = dict(
@@ -211,7 +221,7 @@ METRICS: dict[str, Metric] = dict(
     recall=Metric('recall', _recall, _SOME),
     recognised=Metric('recognised as its class', _recognised, _CLASSES, labelled=True),
     copying=Metric('copying ratio', _copying, _UNSEEN),
-    bits=Metric('bits per dimension', _bits, _UNSEEN, table='likelihood'))
+    bits=Metric('bits per dimension', _bits, _LIKELY, table='likelihood'))
 
 # %% ../nbs/workshop/measures.ipynb #5ca1ab11
 def _column(

@@ -98,7 +98,11 @@ def one_line_errors(
     try:
         _open_output()
         with _raise_on_signals(), warnings.catch_warnings():
-            warnings.showwarning = _tell
+            told: set[str] = set()
+            def tell_once(message: Any, *_: Any, **__: Any) -> None:
+                if str(message) not in told: _tell(message)
+                told.add(str(message))
+            warnings.showwarning = tell_once
             yield
             if sys.stdout is not None: sys.stdout.flush()
     except KeyboardInterrupt as stop:  # a Ctrl-C, or one that knows its signal

@@ -21,7 +21,7 @@ from .caches import cache_folder, exclusive
 from .core import InputError, as_path, atomic_write, check_writable, document, moved, stamp
 from .data import Images
 from .devices import Workers
-from .generation import collect, generate_walks, with_smaller_batches
+from .generation import collect, generate_walks, in_eval_mode, with_smaller_batches
 from .judges import kept_classifier, load_inception
 from .measures import METRICS, Judge, Known, Rows, compare
 from .metrics import bits_per_dim
@@ -164,7 +164,8 @@ def _bits_stage(order: Order, unseen: Images, file: Path, key: str) -> _Stage:
     device, chosen = order.workers.device, some_of(len(unseen), _MOST_BITS, 'likelihood', key)
     def bits(start: int, stop: int) -> np.ndarray:
         y, signs = unseen.batch(chosen[start:stop])[0].to(device), torch.Generator().manual_seed(start)
-        with _float32(device): return bits_per_dim(order.model, y, unseen.bin_width, signs).cpu().numpy()[:, None]
+        with in_eval_mode([order.model]), _float32(device):
+            return bits_per_dim(order.model, y, unseen.bin_width, signs).cpu().numpy()[:, None]
     n = min(math.ceil(order.n / _BITS_BLOCK) * _BITS_BLOCK, len(chosen))
     return _Stage('likelihood', file, n, 1, bits, _BITS_BLOCK)
 
@@ -255,7 +256,7 @@ def evaluate_steps(
         cache = cache_folder(root)/'judges' if order.judges else place
         judge, judge_digest = yield from _make_judge(order, cache)
         digests = _digests(order, judge_digest)
-        files = _name_files(order, place, cache, digests)
+        files = workers.from_first(_name_files(order, place, cache, digests))
         stages = _stages(order, files, judge, digests)
         tables = yield from _fill_all(stages, workers)
         yield Progress('comparing', 0, 1)

@@ -5,6 +5,7 @@ __all__ = ['VERSION', 'digest', 'digest_model', 'place_of', 'is_locked', 'digest
 
 # %% ../nbs/workshop/store.ipynb #c0ffee02
 import hashlib
+import inspect
 import json
 import os
 import shutil
@@ -12,8 +13,9 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from types import CodeType
+from types import CellType, CodeType, ModuleType
 from typing import Any
 from uuid import uuid4
 
@@ -52,41 +54,85 @@ def digest(
     return seen.hexdigest()
 
 # %% ../nbs/workshop/store.ipynb #c0ffee09
-_PLAIN = (bool, int, float, str, torch.dtype)
+_PLAIN = (bool, int, float, complex, str, bytes, range, slice, np.generic, torch.dtype, torch.device)
 
-def _code(function: Any) -> list[Any]:
-    "What a Python function does, as plain values; nothing for one that has no code."
+def _is_own(thing: Any) -> bool:
+    "Whether neither torch nor this package wrote it, so that its version does not tell what it does."
+    home = str(getattr(thing, '__module__', None)).split('.')[0]
+    return home not in ('torch', 'edm_nbdev', 'builtins', 'numpy', 'None')
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    "The code of a function, and of those inside it."
+    yield code
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType): yield from _codes(inner)
+
+def _constant(value: Any) -> str:
+    "A constant of some code; sets have another order in each process."
+    return str(sorted(map(repr, value))) if isinstance(value, frozenset) else repr(value)
+
+def _code(function: Any, seen: set[int]) -> Any:
+    "What a Python function does, with its defaults, what it encloses and the user's own functions that it names."
+    function = inspect.unwrap(getattr(function, '__func__', function))
     code = getattr(function, '__code__', None)
-    if code is None: return []
-    constants = [_code_of(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
-    return [code.co_code.hex(), code.co_names, constants]
+    if code is None or id(code) in seen: return None
+    seen.add(id(code))
+    parts = [(c.co_code.hex(), c.co_names, [_constant(v) for v in c.co_consts if not isinstance(v, CodeType)])
+             for c in _codes(code)]
+    held = [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
+    names = sorted({n for c in _codes(code) for n in c.co_names} & set(function.__globals__))
+    return {'code': repr(parts), 'given': _known([function.__defaults__, function.__kwdefaults__, held], seen),
+            'names': {n: _known(function.__globals__[n], seen) for n in names}}
 
-def _code_of(code: CodeType) -> list[Any]:
-    "The same of code inside a function."
-    return [code.co_code.hex(), code.co_names, [repr(c) for c in code.co_consts if not isinstance(c, CodeType)]]
-
-def _known(value: Any) -> Any:
+def _known(value: Any, seen: set[int]) -> Any:
     "A value as a digest takes it; what cannot be known by its value is told by a name that no other thing has."
-    if isinstance(value, _PLAIN): return repr(value)
+    if value is None or isinstance(value, (*_PLAIN, ModuleType)): return repr(getattr(value, '__name__', value))
     if torch.is_tensor(value): return value
     if isinstance(value, np.ndarray): return [value.dtype.str, value.shape, value.tobytes().hex()]
-    if isinstance(value, Mapping): return {str(k): _known(v) for k, v in value.items()}
-    if isinstance(value, (tuple, list)): return {str(i): _known(v) for i, v in enumerate(value)}
+    if isinstance(value, Mapping): return {str(k): _known(v, seen) for k, v in value.items()}
+    if isinstance(value, (tuple, list)): return {str(i): _known(v, seen) for i, v in enumerate(value)}
+    if isinstance(value, (set, frozenset)): return _constant(frozenset(value))
+    if isinstance(value, partial): return _known([value.func, value.args, value.keywords], seen)
+    if inspect.isroutine(value) and _is_own(value): return _code(value, seen) or getattr(value, '__qualname__', '')
+    if isinstance(value, type): return f'{value.__module__}.{value.__qualname__}'
     name = getattr(value, '__name__', '')
     for home in (getattr(value, '__module__', None), 'torch'):  # torch's own functions name no module
-        known = getattr(sys.modules.get(home or ''), name, None) if name and home != '__main__' else None
+        known = getattr(sys.modules.get(home or ''), name, None) if name else None
         if known is not None and known is value: return f'{home}.{name}'
-    return uuid4().hex if callable(value) else None
+    if isinstance(value, nn.Module): return digest(*_parts(value, seen))
+    if id(value) in seen: return None
+    seen.add(id(value))
+    if hasattr(value, '__dict__') and not isinstance(value, type):  # a namespace, a dataclass, an object that is called
+        return {'kind': type(value).__qualname__, 'call': _code(getattr(type(value), '__call__', None), seen),
+                'parts': _known(vars(value), seen)}
+    return uuid4().hex
 
-def _parts(model: nn.Module) -> Iterator[Any]:
+_USUAL = {*vars(nn.Module()), '_compiled_call_impl'}  # what each module has
+
+def _attributes(module: nn.Module, own: bool, seen: set[int]) -> dict[str, Any]:
+    "What a module holds beside its weights: of the user's modules all, of others what is plain and public."
+    held = {k: v for k, v in vars(module).items() if k not in _USUAL and (own or not k.startswith('_'))}
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    passing = {k: v for k, v in module._buffers.items() if k in module._non_persistent_buffers_set and v is not None}
+    plain = (*_PLAIN, Tensor, np.ndarray, Mapping, tuple, list)
+    held = {k: v for k, v in held.items() if own or callable(v) or isinstance(v, plain)}
+    return {'held': _known(held, seen), 'hooks': _known(hooks, seen), 'buffers': passing}
+
+def _parts(model: nn.Module, seen: set[int] | None = None) -> Iterator[Any]:
     "What a digest of a module takes in."
+    seen = set() if seen is None else seen
     for name, module in model.named_modules():
         kind = type(module)
+        if hasattr(module, '_orig_mod'): continue  # torch.compile's wrapper
+        name = name.replace('_orig_mod.', '').removesuffix('._orig_mod')
         yield f'{name}: {kind.__module__}.{kind.__qualname__} {module.extra_repr()}'
-        if kind.__module__.split('.')[0] not in ('torch', 'edm_nbdev'): yield _code(kind.forward)
-        attributes = {k: _known(v) for k, v in vars(module).items() if not k.startswith('_') and k != 'training'}
-        yield {k: v for k, v in attributes.items() if v is not None}
-    state = model.state_dict()
+        for home in filter(_is_own, kind.__mro__):
+            members = sorted(vars(home).items())
+            yield {k: _code(getattr(v, 'fget', v), seen) for k, v in members
+                   if inspect.isroutine(v) or isinstance(v, property)}
+            yield {k: _known(v, seen) for k, v in members if isinstance(v, _PLAIN) and not k.startswith('__')}
+        yield _attributes(module, _is_own(kind), seen)
+    state = {name.replace('_orig_mod.', ''): value for name, value in model.state_dict().items()}
     for name in sorted(state): yield from (name, state[name])
 
 def digest_model(
