@@ -66,8 +66,7 @@ def _pictures(folder: Path, found: Listing) -> Iterator[tuple[str, int, int]]:
                     (waiting.append if entry.is_symlink() else waiting.appendleft)(path)
                 elif entry.name.lower().endswith(PICTURES):
                     info = entry.stat()                                       # a pipe would keep us waiting
-                    changed = max(info.st_mtime_ns, info.st_ctime_ns)         # copying tools set the first one back
-                    if stat.S_ISREG(info.st_mode): yield path, info.st_size, changed
+                    if stat.S_ISREG(info.st_mode): yield path, info.st_size, info.st_mtime_ns
             except OSError:                                                   # a link to nowhere cannot be read
                 if entry.name.lower().endswith(PICTURES): yield path, 0, 0
 
