@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['COLORS', 'Picture', 'plain_text', 'grid_layout', 'row_margin', 'show_grid', 'show_film', 'new_picture', 'plot_curves',
-           'plot_hist']
+           'plot_hist', 'diagram']
 
 # %% ../nbs/workshop/plots.ipynb #915c2e7a
 import math
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
 from torch import Tensor
 from torchvision.utils import make_grid
 
@@ -66,7 +67,7 @@ def grid_layout(
     n: int,                   # how many images
     shape: Sequence[int],     # (C,H,W) of each
     cols: int | None = None,  # images in a row; None for as square as possible
-    zoom: int | None = None,  # screen pixels for an image pixel; None for images of about 48, smaller if they are many
+    zoom: int | None = None,  # screen pixels for an image pixel; None for images of 64 or more, smaller if they are many
     margin: int = 0,          # screen pixels for the names of rows
 ) -> tuple[int, int, int, int]:  # images in a row, rows, blocks of rows side by side, zoom
     "How `show_grid` lays out images. Raises InputError for images that it cannot show, and for too many."
@@ -74,7 +75,7 @@ def grid_layout(
         raise InputError(f"show_grid wants images (N,1,H,W) or (N,3,H,W), N at least 1, not {(n, *shape)}")
     _, h, w = shape
     cols = min(n, cols or math.isqrt(n - 1) + 1)
-    rows, usual = -(-n // cols), max(1, round(48 / w))
+    rows, usual = -(-n // cols), -(-64 // w)
     width, height = cols * (w + 1) + 1, rows * (h + 1) + 1  # image pixels of a block
     blocks = max(1, round(math.sqrt(height / (width + margin / (zoom or usual))))) if margin and rows > _TALL else 1
     width, height = blocks * width, -(-rows // blocks) * (h + 1) + 1
@@ -107,7 +108,7 @@ def _draw_block(
     tiles = make_grid(to_pixels(images), nrow=cols, padding=1, pad_value=255).permute(1, 2, 0).numpy()
     ax.imshow(tiles, interpolation='nearest', aspect='auto')
     ax.set_axis_off()
-    as_it_is = dict(fontsize=8, parse_math=False)
+    as_it_is = dict(fontsize=9, parse_math=False)
     for i, label in enumerate(row_labels):
         ax.text(-2 / zoom, (i + .5) * (h + 1), plain_text(label), ha='right', va='center', **as_it_is)
     for i, label in enumerate(col_labels):
@@ -120,7 +121,7 @@ def show_grid(
     row_labels: Sequence[str] = (),  # a name for each row, on the left; long ones are cut
     col_labels: Sequence[str] = (),  # a name for each column, on top; long ones are cut
     alt: str | None = None,          # what to see; None says how many images there are
-    zoom: int | None = None,         # screen pixels for an image pixel; None for images of about 48
+    zoom: int | None = None,         # screen pixels for an image pixel; None for images of 64 or more
 ) -> Picture:                        # the grid
     """Show images as a grid, each pixel sharp; many rows with names stand in blocks side by side. Raises InputError for
     another shape, and for too many."""
@@ -167,13 +168,15 @@ def new_picture(
     alt: str,                                # what to see in it
     rows: int = 1,                           # axes from top to bottom
     cols: int = 1,                           # axes from left to right
-    size: tuple[float, float] = (5, 3.2),    # inches of each of the axes; with `places`, of them all
+    size: tuple[float, float] | None = None,  # inches of each of the axes, or with `places` of them all; None: 6 by 3.6,
+                                              # and narrower where more than one stand side by side
     places: str | None = None,               # instead of rows and cols: 'aa;bc' is one wide a above b and c
     **kw: Any,                               # as for matplotlib's `Figure.subplots`, such as `sharey=True`
 ) -> tuple[Picture, Any]:                    # picture and axes: one, an array of several, a dict by name with `places`
     """An empty picture and its axes, for whatever the other functions do not draw. `places` is as in matplotlib's
     `subplot_mosaic`."""
-    pic = Picture(alt, figsize=(cols * size[0], rows * size[1]), dpi=80, layout='constrained')
+    width, height = size or (min(6, 9.6 / cols), 3.6)
+    pic = Picture(alt, figsize=(cols * width, rows * height), dpi=100, layout='constrained')
     axes = pic.subplot_mosaic(places, **kw) if places else pic.subplots(rows, cols, **kw)
     for ax in pic.axes:
         ax.set_prop_cycle(color=COLORS)
@@ -217,6 +220,37 @@ def plot_hist(
     for name, v in values.items(): ax.hist(v.numpy(), bins=bins, range=(low, high), density=True, alpha=.6, label=name)
     ax.set(xlabel=xlabel, ylabel='density')
     if len(values) > 1: _legend(ax)
+    return pic
+
+# %% ../nbs/workshop/plots.ipynb #5c1a568c
+def diagram(
+    boxes: Mapping[str, tuple[float, float, str]],  # {name: (x, y, text)}, the middle of each box in inches
+    arrows: Iterable[tuple[str, ...]],    # (from, to) or (from, to, text at the arrow), by the names of boxes
+    alt: str,                             # what to see
+    colors: Mapping[str, str] | None = None,  # colour of a box's frame by its name; grey where not given
+    size: tuple[float, float] = (1.4, .5),    # inches of a box
+) -> Picture:                             # the diagram
+    "Draw boxes with text, and arrows between them. Raises InputError for an arrow to a box that is not there."
+    (w, h), colors = size, colors or {}
+    xs, ys = ([place[i] for place in boxes.values()] for i in (0, 1))
+    low, high = (min(xs) - w / 2 - .15, min(ys) - h / 2 - .15), (max(xs) + w / 2 + .15, max(ys) + h / 2 + .15)
+    pic = Picture(alt, figsize=(high[0] - low[0], high[1] - low[1]), dpi=100)
+    ax = pic.add_axes((0, 0, 1, 1), xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    ax.set_axis_off()
+    frames = {}
+    for name, (x, y, text) in boxes.items():
+        frame = FancyBboxPatch((x - w / 2, y - h / 2), w, h, boxstyle='round,pad=0,rounding_size=.08', fc='white',
+                               ec=colors.get(name, 'grey'), lw=2)
+        frames[name] = ax.add_patch(frame)
+        ax.text(x, y, text, ha='center', va='center', fontsize=10)
+    for start, end, *text in arrows:
+        missing = [name for name in (start, end) if name not in boxes]
+        if missing: raise InputError(f"there is no box {missing[0]!r}: there are {', '.join(boxes)}")
+        (x0, y0, _), (x1, y1, _) = boxes[start], boxes[end]
+        style = dict(arrowstyle='-|>', color='#555555', lw=1.5, shrinkA=3, shrinkB=3)
+        ax.annotate('', (x1, y1), (x0, y0), arrowprops=style | dict(patchA=frames[start], patchB=frames[end]))
+        room = dict(boxstyle='square,pad=.1', fc='white', ec='none')
+        for words in text: ax.text((x0 + x1) / 2, (y0 + y1) / 2, words, ha='center', va='center', fontsize=9, bbox=room)
     return pic
 
 # %% ../nbs/workshop/plots.ipynb #3d105d58
