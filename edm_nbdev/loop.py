@@ -189,7 +189,7 @@ class Training:
         self.whole = False  # the last good state stays as it is
         kept = f". What was saved in {self.run} before stays" if self.run and state_files(self.run) else ''
         raise DivergenceError(f"the gradient was not finite in {self.bad} steps in a row, up to step {self.taken}: use "
-                              f"an lr below {self.config.lr}, or look for broken pictures in {self.about.name}{kept}")
+                              f"an lr below {self.config.lr}, or --precision float32{kept}")
 
     def _take(self) -> TrainStep:
         "One step of all processes together."

@@ -67,7 +67,7 @@ def grid_layout(
     n: int,                   # how many images
     shape: Sequence[int],     # (C,H,W) of each
     cols: int | None = None,  # images in a row; None for as square as possible
-    zoom: int | None = None,  # screen pixels for an image pixel; None for images of 64 or more, smaller if they are many
+    zoom: int | None = None,  # screen pixels for an image pixel; None: at least 64 an image, less if they are many
     margin: int = 0,          # screen pixels for the names of rows
 ) -> tuple[int, int, int, int]:  # images in a row, rows, blocks of rows side by side, zoom
     "How `show_grid` lays out images. Raises InputError for images that it cannot show, and for too many."
@@ -168,8 +168,8 @@ def new_picture(
     alt: str,                                # what to see in it
     rows: int = 1,                           # axes from top to bottom
     cols: int = 1,                           # axes from left to right
-    size: tuple[float, float] | None = None,  # inches of each of the axes, or with `places` of them all; None: 6 by 3.6,
-                                              # and narrower where more than one stand side by side
+    size: tuple[float, float] | None = None,  # inches of each of the axes, with `places` of all; None: 6 by 3.6,
+                                              # or less where several stand side by side
     places: str | None = None,               # instead of rows and cols: 'aa;bc' is one wide a above b and c
     **kw: Any,                               # as for matplotlib's `Figure.subplots`, such as `sharey=True`
 ) -> tuple[Picture, Any]:                    # picture and axes: one, an array of several, a dict by name with `places`
