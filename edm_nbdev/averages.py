@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Numbers', 'profile_product', 'mixture']
 
-# %% ../nbs/14_averages.ipynb #af184e09
+# %% ../nbs/14_averages.ipynb #f772a39c
 from typing import TypeAlias
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from .core import document
 from .training import power_gamma
 
-# %% ../nbs/14_averages.ipynb #fc31f24c
+# %% ../nbs/14_averages.ipynb #16732aa6
 Numbers: TypeAlias = float | np.ndarray  # one, or several
 
 def profile_product(
@@ -27,6 +27,7 @@ def profile_product(
     log = both * np.minimum(log_t_a, log_t_b) - (gamma_a + 1) * log_t_a - (gamma_b + 1) * log_t_b
     return (gamma_a + 1) * (gamma_b + 1) / both * np.exp(log)
 
+# %% ../nbs/14_averages.ipynb #8aa4ba9f
 def mixture(
     lengths: ArrayLike,  # relative lengths of the saved profiles, (n,)
     times: ArrayLike,    # when each was saved, (n,)
@@ -45,5 +46,5 @@ def mixture(
     x = np.linalg.lstsq(system, right, rcond=1e-12)[0][:-1]
     return x, max(0., float((norm2 - 2 * x @ b + x @ A @ x) / norm2))**.5
 
-# %% ../nbs/14_averages.ipynb #8d091e1a
+# %% ../nbs/14_averages.ipynb #962bc4ac
 document(__name__)

@@ -16,7 +16,7 @@ from .core import DenoiserLike, InputError, document
 from .ode import expand, slope
 from .samplers import falling, karras_sigmas, level_for, ramp
 
-# %% ../nbs/04_designs.ipynb #f12bd2b6
+# %% ../nbs/04_designs.ipynb #b04f0005
 class Design(Protocol):
     "A clock and a scale. Noisy images at time t are s(t) (y + sigma(t) noise). Times and levels are float64 tensors."
     def sigma(self, t: Tensor) -> Tensor: ...      # noise level at time t
@@ -26,22 +26,22 @@ class Design(Protocol):
     def s_dot(self, t: Tensor) -> Tensor: ...      # its derivative by t
     def times(self, n: int) -> Tensor: ...         # where n steps begin, falling, and a last one at 0: (n+1,)
 
-def _look(schedule: Design, denoiser: DenoiserLike, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def _guess_and_velocity(design: Design, denoiser: DenoiserLike, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     "The guess at (x, t), and dx/dt there (eq. 4)."
-    sigma, s = schedule.sigma(t), schedule.s(t)
+    sigma, s = design.sigma(t), design.s(t)
     unscaled = x / expand(s, x)
     denoised = denoiser(unscaled, level_for(x, sigma))
     along = slope(unscaled, denoised, sigma)
-    return denoised, expand(schedule.s_dot(t) / s, x) * x + expand(s * schedule.sigma_dot(t), x) * along
+    return denoised, expand(design.s_dot(t) / s, x) * x + expand(s * design.sigma_dot(t), x) * along
 
 def velocity(
-    schedule: Design,        # a clock and scale, such as `VP()`
+    schedule: Design,        # the design: a clock and scale, such as `VP()`
     denoiser: DenoiserLike,  # (x, sigma) -> the clean image expected behind x
     x: Tensor,               # noisy images at time t, scaled: s(t) (y + sigma(t) noise), (B,...)
     t: float | Tensor,       # the time, scalar or (B,), where sigma(t) and s(t) are above 0
 ) -> Tensor:                 # dx/dt, as `x`
     "The probability-flow ODE on any clock and at any scale (eq. 4)."
-    return _look(schedule, denoiser, x, torch.as_tensor(t, dtype=torch.float64, device='cpu'))[1]
+    return _guess_and_velocity(schedule, denoiser, x, torch.as_tensor(t, dtype=torch.float64, device='cpu'))[1]
 
 # %% ../nbs/04_designs.ipynb #f6eb4a1d
 @dataclass(frozen=True)
@@ -134,20 +134,20 @@ class Flow:
         first = self.sigma_max / (1 + self.sigma_max)
         return falling(first * (1 - torch.arange(len(ramp(n)), dtype=torch.float64) / n))
 
-# %% ../nbs/04_designs.ipynb #b04f0011
+# %% ../nbs/04_designs.ipynb #a3687440
 @torch.no_grad()
 def walk_design(
-    schedule: Design,        # a clock and scale, such as `VP()`
+    schedule: Design,        # the design: a clock and scale, such as `VP()`
     denoiser: DenoiserLike,  # (x, sigma) -> the clean image expected behind x
     noise: Tensor,           # unit noise (B,...)
     N: int,                  # steps
 ) -> tuple[list[float], list[Tensor], Tensor]:  # noise level and guess at each step, and the image at the end
-    "Heun's method on the schedule's own clock and scale (Algorithm 1 in full), the last step Euler's. Keeps no graph."
+    "Heun's method on a design's own clock and scale (Algorithm 1 in full), the last step Euler's. Keeps no graph."
     times = schedule.times(N)
     levels, guesses = [], []
     x = noise * (schedule.sigma(times[0]) * schedule.s(times[0])).item()
     for a, b in pairwise(times):
-        h, (denoised, d) = (b - a).item(), _look(schedule, denoiser, x, a)
+        h, (denoised, d) = (b - a).item(), _guess_and_velocity(schedule, denoiser, x, a)
         levels.append(schedule.sigma(a).item())
         guesses.append(denoised)
         x = x + h / 2 * (d + velocity(schedule, denoiser, x + h * d, b)) if b > 0 else x + h * d

@@ -35,17 +35,19 @@ def extrapolate(
     "The point alpha on the line through two guesses: better + (alpha-1) (better - worse)."
     return better + expand(alpha - 1, better) * (better - worse)
 
+# %% ../nbs/08_guidance.ipynb #c1a551f1
 def _asked(
     x: Tensor,               # images (B,...)
-    denoiser: DenoiserLike,  # that shall denoise them
+    denoiser: DenoiserLike,  # the denoiser to ask
     label: Label,            # a class, or one for each image, or None
     cfg_scale: Scale,        # a number, one for each image, or {class: number}
 ) -> tuple[Tensor | None, Tensor]:  # labels int64 (B,) on the device of `x`, or None; alpha () or (B,)
-    "Labels and scale as tensors. Raises InputError for what does not fit."
+    "Labels and scale as tensors. Raises InputError if they do not fit the images or the denoiser."
     labels = class_indices(label, len(x), denoiser)
     alpha = scale_tensor(cfg_scale, labels, len(x), denoiser)
     return (labels if labels is None else labels.to(x.device)), alpha
 
+# %% ../nbs/08_guidance.ipynb #d46ab74e
 def _with_and_without(
     denoiser: DenoiserLike,
     x: Tensor,       # noisy images (B,...)
@@ -53,20 +55,21 @@ def _with_and_without(
     labels: Tensor,  # int64 (B,)
     alpha: Tensor,   # () or (B,)
 ) -> Tensor:         # (B,...)
-    "D(x) + alpha (D(x|c) - D(x)): both guesses in one batch, whose second half asks for no class."
+    "D(x) + alpha (D(x|c) - D(x)), from one batch whose second half has the null class."
     null_class = getattr(denoiser, 'n_classes', 0)
     both = torch.cat([labels, torch.full_like(labels, null_class)])  # (2B,)
     sigmas = torch.cat([sigma, sigma]) if torch.as_tensor(sigma).ndim else sigma
     with_label, without = denoiser(torch.cat([x, x]), sigmas, both).chunk(2)
     return extrapolate(with_label, without, alpha)
 
+# %% ../nbs/08_guidance.ipynb #bcce91d9
 def classifier_free(
     denoiser: DenoiserLike,  # (x, sigma, label) -> the clean images expected behind x
     label: Label,            # a class by index or name, or one for each image
     cfg_scale: Scale,        # alpha: a number, one for each image, or {class: number}
 ) -> Guided:                 # two evaluations an image, in one batch
     """Classifier-free guidance (Ho and Salimans 2022): D(x) + alpha (D(x|c) - D(x)). The guided denoiser raises
-    InputError without a label, and for labels or scales that do not fit."""
+    InputError if there is no label, and if labels or scales do not fit."""
     def guided(x: Tensor, sigma: Tensor) -> Tensor:
         labels, alpha = _asked(x, denoiser, label, cfg_scale)
         if labels is None:
@@ -74,7 +77,7 @@ def classifier_free(
         return _with_and_without(denoiser, x, sigma, labels, alpha)
     return guided
 
-# %% ../nbs/08_guidance.ipynb #93902854
+# %% ../nbs/08_guidance.ipynb #8dac8ba3
 def check_interval(
     cfg_interval: Sequence[float],  # two noise levels
 ) -> tuple[float, float]:           # (low, high)
@@ -88,10 +91,11 @@ def check_interval(
                          f"not {cfg_interval!r}")
     return low, high
 
+# %% ../nbs/08_guidance.ipynb #51188147
 def _facts(
     denoiser: Any,  # any denoiser
 ) -> dict[str, Any]:
-    "What two denoisers must have in common; what a denoiser does not state is left out."
+    "What two denoisers must have in common. A fact that the denoiser does not state is left out."
     data = getattr(denoiser, 'data', None)
     device = str(device_of(denoiser)) if hasattr(denoiser, 'parameters') else None  # a function is anywhere
     shape, classes = getattr(data, 'shape', None), getattr(data, 'classes', None)
@@ -115,7 +119,7 @@ def check_pair(
             raise InputError(f"the weaker model does not fit: its {name} is {b}, the model's {a}. "
                              "Take an earlier or smaller model of the same data")
 
-# %% ../nbs/08_guidance.ipynb #63844058
+# %% ../nbs/08_guidance.ipynb #07bec20c
 def guide(
     denoiser: DenoiserLike,   # (x, sigma, label) -> the clean images expected behind x
     label: Label,             # a class by index or name, or one for each image; None for no label
@@ -125,7 +129,7 @@ def guide(
 ) -> Guided:
     """Classifier-free guidance, or autoguidance by a weaker `guide_model`, in an interval of noise levels. It takes
     two evaluations an image; one outside the interval, and where alpha is the number 0 or 1. Raises InputError at once
-    for an interval or a weaker model that cannot be used, and when called for labels or scales that do not fit."""
+    if the interval or the weaker model cannot be used, and when called if labels or scales do not fit."""
     low, high = check_interval(cfg_interval)
     if guide_model is not None: check_pair(denoiser, guide_model, label)
     def guided(x: Tensor, sigma: Tensor) -> Tensor:
@@ -143,7 +147,7 @@ def guide(
         return _with_and_without(denoiser, x, sigma, labels, alpha)
     return guided
 
-# %% ../nbs/08_guidance.ipynb #a070a070
+# %% ../nbs/08_guidance.ipynb #7b50fc16
 def _away_from(
     weak: DenoiserLike,
     denoiser: DenoiserLike,
@@ -155,6 +159,7 @@ def _away_from(
     "D_weak(x|c) + alpha (D(x|c) - D_weak(x|c))."
     return extrapolate(denoiser(x, sigma, labels), weak(x, sigma, labels), alpha)
 
+# %% ../nbs/08_guidance.ipynb #5cc88432
 def autoguidance(
     denoiser: DenoiserLike,  # (x, sigma, label) -> the clean images expected behind x
     weak: DenoiserLike,      # a weaker denoiser of the same data
@@ -162,7 +167,7 @@ def autoguidance(
     cfg_scale: Scale,        # alpha: a number, one for each image, or {class: number}
 ) -> Guided:                 # one evaluation of each an image
     """Autoguidance (Karras et al. 2024): D_weak + alpha (D - D_weak), both with the label. Raises InputError at once
-    for a weaker model that does not fit, and when called for labels or scales that do not."""
+    if the weaker model does not fit, and when called if labels or scales do not."""
     check_pair(denoiser, weak, label)
     def guided(x: Tensor, sigma: Tensor) -> Tensor:
         labels, alpha = _asked(x, denoiser, label, cfg_scale)

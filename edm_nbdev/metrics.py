@@ -4,7 +4,7 @@
 __all__ = ['Moments', 'frechet_distance', 'frechet_error', 'kernel_estimate', 'kernel_distance', 'nearest', 'precision_recall',
            'copying_ratio', 'log_likelihood', 'bits_per_dim']
 
-# %% ../nbs/09_metrics.ipynb #40455dac
+# %% ../nbs/09_metrics.ipynb #2fbb6dbe
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -17,9 +17,9 @@ from .core import DenoiserLike, InputError, document
 from .ode import slope, widest_dtype
 from .samplers import karras_sigmas, level_for
 
-# %% ../nbs/09_metrics.ipynb #6305e0cd
+# %% ../nbs/09_metrics.ipynb #6a161adc
 def _check_sets(a: Sequence[int], b: Sequence[int], least: int) -> None:
-    "Raise InputError unless shapes `a`, `b` are of sets of one kind of points, at least `least` in each."
+    "Raise InputError unless shapes `a` and `b` are of two sets of one kind of points, at least `least` in each."
     if len(a) < 2 or tuple(a[1:]) != tuple(b[1:]) or min(a[0], b[0]) < least:
         raise InputError(f"two sets (N,d) and (M,d) of the same d are needed, at least {least} in each, "
                          f"not {tuple(a)} and {tuple(b)}")
@@ -39,9 +39,9 @@ def _total(value: Tensor) -> Tensor:
     "A sum in float64; on the CPU if its device has no float64."
     return value.double() if widest_dtype(value.device) == torch.float64 else value.cpu().double()
 
-# %% ../nbs/09_metrics.ipynb #368968fc
+# %% ../nbs/09_metrics.ipynb #d9a40c24
 class Moments:
-    "Count, mean and scatter of features that come in batches, in constant memory; `vars` of it is all to be saved."
+    "Count, mean and scatter of features that come in batches, in constant memory. To save it, save its `vars`."
     def __init__(self,
         n: int = 0,                     # how many points
         mean: Tensor | None = None,     # their mean, float64 (d,)
@@ -81,9 +81,9 @@ class Moments:
         return self
 
     def to(self,
-        device: torch.device | str,  # where the numbers shall be
+        device: torch.device | str,  # where the numbers are to be
     ) -> 'Moments':                  # the same moments
-        "The moments on a device; they arise on the device of the features."
+        "The moments on a device. They are made on the device of the features."
         return Moments(self.n, self.mean.to(device), self.scatter.to(device))
 
     @property
@@ -91,7 +91,7 @@ class Moments:
         "The covariance, with n - 1."
         return self.scatter / (self.n - 1)
 
-# %% ../nbs/09_metrics.ipynb #990082db
+# %% ../nbs/09_metrics.ipynb #5f6bd88d
 def frechet_distance(
     features_a: Tensor | np.ndarray | Moments,  # (N,d), N at least 2, or their `Moments`
     features_b: Tensor | np.ndarray | Moments,  # (M,d), M at least 2, or their `Moments`
@@ -110,7 +110,7 @@ def _root(cov: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(cov)
     return vectors * values.clamp(min=0).sqrt() @ vectors.T
 
-# %% ../nbs/09_metrics.ipynb #f0d15701
+# %% ../nbs/09_metrics.ipynb #45fbbd5c
 def frechet_error(
     features_a: Tensor | np.ndarray,            # (N,d), the sample, N at least 2
     features_b: Tensor | np.ndarray | Moments,  # what it is compared with, taken as given: (M,d), or its `Moments`
@@ -134,7 +134,7 @@ def frechet_error(
         parts.append(2 * away @ (a.mean - b.mean) + (away @ detour * away).sum(1))
     return (torch.cat(parts).std() / a.n**.5).item()
 
-# %% ../nbs/09_metrics.ipynb #6eac85d2
+# %% ../nbs/09_metrics.ipynb #16132edb
 def _pairs(
     a: Tensor, b: Tensor, block: int, convert: Callable[[Tensor], Tensor],
 ) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
@@ -161,6 +161,7 @@ def _kernel_within(a: Tensor, block: int) -> Tensor:
     itself = torch.cat([_total((_exact(x).square().mean(1) + 1)**3) for x in a.split(block)])  # the pair i = j
     return (_kernel_sums(a, a, block)[0] - itself) / (len(a) - 1)
 
+# %% ../nbs/09_metrics.ipynb #bed02072
 def kernel_estimate(
     features_a: Tensor | np.ndarray,  # (N,d), N at least 2
     features_b: Tensor | np.ndarray,  # (M,d), M at least 2
@@ -185,7 +186,7 @@ def kernel_distance(
     for other shapes, or numbers that are not finite."""
     return kernel_estimate(features_a, features_b, block)[0]
 
-# %% ../nbs/09_metrics.ipynb #1c169578
+# %% ../nbs/09_metrics.ipynb #9b930447
 def _gaps(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     "The squares of the distances (A,B) of rows by way of their products, and how far rounding can put them off."
     sizes = x.square().sum(1), y.square().sum(1)
@@ -194,11 +195,12 @@ def _gaps(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return gaps.addmm_(x, y.T, alpha=-2), slack
 
 def _quick(rows: Tensor) -> Tensor:
-    """Rows as the first look at them takes them: on a CPU in float32, at half the cost, unless PyTorch was told to
-    round products; on a GPU exact at once."""
+    """Rows for the first pass: on a CPU in float32, at half the cost, unless PyTorch was told to round products; on a
+    GPU exact at once."""
     rounded = torch.get_float32_matmul_precision() != 'highest'
     return _exact(rows) if rounded or rows.device.type != 'cpu' else rows.float()
 
+# %% ../nbs/09_metrics.ipynb #43a3693f
 class _Best:
     "The smallest squares of distances from each of n points so far, and to which keys."
     def __init__(self, n: int, k: int, like: Tensor) -> None:
@@ -226,7 +228,7 @@ def _search(
         if keys is queries and i != j: best.offer(j, gaps.T, i.start)
     return best, worst
 
-# %% ../nbs/09_metrics.ipynb #e09a0001
+# %% ../nbs/09_metrics.ipynb #f3379a2e
 def _measure(queries: Tensor, keys: Tensor, index: Tensor) -> Tensor:
     "The squares of the distances (N,k) to the keys at `index`, from the differences themselves: exactly 0 to a copy."
     rows = max(1, 2**18 // (index.shape[1] * keys.shape[1]))  # so many at a time
@@ -247,6 +249,7 @@ def _propose_and_measure(
     sure = (gaps[:, k - 1] <= best.gaps[:, -1] - slack) | final
     return gaps[:, k - 1], index[:, k - 1], sure
 
+# %% ../nbs/09_metrics.ipynb #7451fbfd
 def nearest(
     queries: Tensor | np.ndarray,  # (N,...), images or features
     keys: Tensor | np.ndarray,     # (M,...), M at least k
@@ -265,7 +268,7 @@ def nearest(
         gaps[~sure], index[~sure], _ = _propose_and_measure(asked[~sure], known, block, k, _exact)
     return _total(gaps.sqrt()), index
 
-# %% ../nbs/09_metrics.ipynb #352d359d
+# %% ../nbs/09_metrics.ipynb #1f9fadf1
 def precision_recall(
     real: Tensor | np.ndarray,   # features of real images (N,d), N above k
     drawn: Tensor | np.ndarray,  # features of drawn images (M,d), M above k
@@ -303,23 +306,37 @@ def _reached(points: Tensor, centers: Tensor, reach: Tensor, gaps: Tensor, slack
         sure[unsure] = (gaps <= reach + slack).any(1)
     return sure
 
-# %% ../nbs/09_metrics.ipynb #713a7563
+# %% ../nbs/09_metrics.ipynb #25d5257c
 def copying_ratio(
     drawn: Tensor | np.ndarray,     # drawn images, or their features
     unseen: Tensor | np.ndarray,    # real ones that were not trained on
     training: Tensor | np.ndarray,  # those that were
     block: int = 1000,              # rows to compare at a time
 ) -> float:                         # 1 for as far from the training set as new real ones, 0 for copies
-    "How much nearer to the training set drawn pictures are than new ones. Raises InputError as `nearest` does."
+    """How far drawn pictures are from the training set, in units of how far new ones are: medians over the pictures.
+    Raises InputError as `nearest` does."""
     ours, real = (nearest(points, training, block)[0].median() for points in (drawn, unseen))
     return (ours / real).item()
 
-# %% ../nbs/09_metrics.ipynb #4b1c8416
+# %% ../nbs/09_metrics.ipynb #bf03c497
+def _slope_and_divergence(
+    denoiser: DenoiserLike, x: Tensor, sigma: Tensor, condition: list[Tensor], signs: list[Tensor],
+) -> tuple[Tensor, Tensor]:
+    "The slope dx/dsigma at x, and its divergence times sigma: float64 (B,) on the CPU (mps has no float64)."
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        level = level_for(x, sigma)
+        dx = slope(x, denoiser(x, level, *condition), level)
+        traces = [torch.autograd.grad(dx, x, v, retain_graph=True)[0] * v for v in signs]
+    divergence = torch.stack(traces).cpu().double().mean(0).flatten(1).sum(1)
+    return dx.detach(), divergence * sigma
+
+# %% ../nbs/09_metrics.ipynb #a8edf757
 def log_likelihood(
     denoiser: DenoiserLike,      # (x, sigma, label) -> the clean image expected behind x, differentiable by x
     y: Tensor,                   # images (B,...) in [-1,1]
-    sigma_stop: float = .002,    # the noise level of the density that is asked
-    sigma_max: float = 80.,      # where the density is taken for a bell
+    sigma_stop: float = .002,    # the noise level of the density
+    sigma_max: float = 80.,      # where the density is taken to be a bell
     steps: int = 32,             # of Heun's method, two calls each
     label: Tensor | None = None, # classes (B,), for p(x | label)
     generator: torch.Generator | None = None,  # on the CPU, for the signs
@@ -344,19 +361,7 @@ def log_likelihood(
     squares = x.cpu().double().square().flatten(1).sum(1)                 # (B,)
     return stretched - (squares / sigma_max**2 + d * math.log(2 * math.pi * sigma_max**2)) / 2
 
-def _slope_and_divergence(
-    denoiser: DenoiserLike, x: Tensor, sigma: Tensor, condition: list[Tensor], signs: list[Tensor],
-) -> tuple[Tensor, Tensor]:
-    "The slope dx/dsigma at x, and its divergence times sigma: float64 (B,) on the CPU (mps has no float64)."
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        level = level_for(x, sigma)
-        dx = slope(x, denoiser(x, level, *condition), level)
-        traces = [torch.autograd.grad(dx, x, v, retain_graph=True)[0] * v for v in signs]
-    divergence = torch.stack(traces).cpu().double().mean(0).flatten(1).sum(1)
-    return dx.detach(), divergence * sigma
-
-# %% ../nbs/09_metrics.ipynb #7358fd73
+# %% ../nbs/09_metrics.ipynb #bc43e1db
 def bits_per_dim(
     denoiser: DenoiserLike,    # as for `log_likelihood`
     y: Tensor,                 # images (B,...) whose values are the centers of bins
@@ -370,5 +375,5 @@ def bits_per_dim(
     nats = log_likelihood(denoiser, x, width / 12**.5, generator=generator, **kw)
     return -nats / (math.log(2) * y[0].numel()) - math.log2(width)
 
-# %% ../nbs/09_metrics.ipynb #d0c09001
+# %% ../nbs/09_metrics.ipynb #67f83036
 document(__name__)

@@ -78,12 +78,14 @@ class Newest:
     def go_on(self,
         work: Generator,  # what was started
     ) -> bool:            # whether there is more to do
-        "Do the next piece, unless there is newer work."
+        "Do the next piece, unless there is newer work. Returns True while there is more to do."
         with self.lock:
-            if work is not self.work:
-                work.close()
-                return False
-            return next(work, self) is not self
+            if work is self.work:
+                try: next(work)
+                except StopIteration: return False
+                return True
+            work.close()
+            return False
 
 # %% ../nbs/11_playground.ipynb #c327cf2b
 def knob(
@@ -130,7 +132,7 @@ def _pixels(
     ax.set_axis_off()
     ax.set_title(title, fontsize=9)
 
-# %% ../nbs/11_playground.ipynb #5c795eee
+# %% ../nbs/11_playground.ipynb #ec3c5db0
 def _plot_hills(
     ax: Axes,      # where to
     sigma: float,  # noise level
@@ -142,6 +144,7 @@ def _plot_hills(
     ax.fill_between(place[:, 0], hills.log_p(place, sigma).exp(), alpha=.6, color=COLORS[0])
     ax.set(xlabel='x (on a line)', ylabel='density', ylim=(0, .75), title='p(x; σ), dotted: σ = 0')
 
+# %% ../nbs/11_playground.ipynb #44a46d23
 def draw_noise(
     sigma: float,           # noise level
     y: Tensor,              # a clean image (1,1,H,W)
@@ -198,42 +201,59 @@ def _plot_walks(
     ax.set(xlim=(-4, 4), ylim=(-2.6, 2.6), xlabel='x₁', ylabel='x₂', aspect='equal',
            title='walks, hills of data, exact ends (×)')
 
+# %% ../nbs/11_playground.ipynb #198c3451
+def _plot_errors(
+    ax: Axes,      # where to
+    error: Callable[[int, str], float],  # of N steps by a method
+    N: int,        # steps to mark
+    method: str,   # a sampler's name
+) -> None:
+    "The error of a method against the number of steps, beside Euler's."
+    counts = (4, 8, 16, 32, 64)
+    for name in {method: 0, 'euler': 0}:  # each once
+        ax.plot(counts, [error(n, name) for n in counts], label=name, color=COLORS[name == 'euler'])
+    ax.plot([N], [error(N, method)], 'o', color='black')
+    ax.legend(frameon=False)
+    ax.set(xscale='log', yscale='log', xlabel='N (steps)', ylabel='error at σ = 0', ylim=(5e-4, 5),
+           xticks=counts, xticklabels=counts)
+    ax.minorticks_off()
+
+# %% ../nbs/11_playground.ipynb #0bfe56f5
 def draw_steps(
     N: int,            # steps
     rho: float,        # how much more finely small levels are spaced
     sigma_min: float,  # the last level above 0
     sigma_max: float,  # the first
     method: str,       # a sampler's name
+    model: Any = None,  # a denoiser with .data.shape, which draws eight images with the same steps; None for no images
 ) -> Picture:
-    "Where the steps fall, the paths of a walk in the plane, and the error against the exact answer."
+    "Where the steps fall, the paths of a walk in the plane, images by the same steps, and the error of the walks."
     x = sigma_max * torch.randn(64, 2, generator=torch.Generator().manual_seed(0)).double()
     exact = _exact_ends(x, sigma_max)
     def levels(n: int) -> Tensor: return karras_sigmas(n, sigma_min, sigma_max, rho)
     def error(n: int, method: str) -> float:
         return (sample(_D, x, levels(n), method) - exact).square().mean().sqrt().item()
-    miss = error(N, method)
     alt = (f'{method}, N = {N}, ρ = {rho:g}, σ from {sigma_max:.3g} to {sigma_min:.2g}: {calls(method, N)} calls of '
-           f'the denoiser, and the walks end {miss:.2g} from the exact answer (root mean square).')
-    pic, axes = new_picture(alt, size=(5.6, 5.4), places='pp;se', height_ratios=(1.5, 1))
+           f'the denoiser, and the walks end {error(N, method):.2g} from the exact answer (root mean square).')
+    places, heights, high = ('pp;se', (1.5, 1), 5.4) if model is None else ('pp;ii;se', (1.5, .4, 1), 6.3)
+    pic, axes = new_picture(alt, size=(5.6, high), places=places, height_ratios=heights)
     _plot_walks(axes['p'], x[:24], exact[:24], levels(N), method)
+    if model is not None:
+        noise = torch.randn(8, *model.data.shape, generator=torch.Generator().manual_seed(0))
+        _pixels(axes['i'], sample(model, sigma_max * noise.to(device_of(model)), levels(N), method).cpu(), 8,
+                'eight images by the same steps')
     axes['s'].plot(levels(N)[:-1], marker='o', ms=3)
     axes['s'].set(yscale='log', xlabel='i (step)', ylabel='σ (noise level)')
-    counts = (4, 8, 16, 32, 64)
-    for name in {method: 0, 'euler': 0}:  # each once
-        axes['e'].plot(counts, [error(n, name) for n in counts], label=name)
-    axes['e'].plot([N], [miss], 'o', color='black')
-    axes['e'].legend(frameon=False)
-    axes['e'].set(xscale='log', yscale='log', xlabel='N (steps)', ylabel='error at 0', ylim=(5e-4, 5),
-                  xticks=counts, xticklabels=counts)
-    axes['e'].minorticks_off()
+    _plot_errors(axes['e'], error, N, method)
     return pic
 
-# %% ../nbs/11_playground.ipynb #1c9619db
+# %% ../nbs/11_playground.ipynb #8eb6ab6d
 def _spiral() -> Tensor:  # (240,2)
     "Points on a spiral."
     turn = torch.linspace(.25, 1, 240).double()
     return 1.5 * turn[:, None] * torch.stack([(4 * math.pi * turn).cos(), (4 * math.pi * turn).sin()], 1)
 
+# %% ../nbs/11_playground.ipynb #ea60456f
 def draw_churn(
     S_churn: float,  # fresh noise over the whole walk
     S_min: float,    # only from this level ...
@@ -280,6 +300,7 @@ def _walks(
         return sampler(guided, x, sigmas, **fresh)
     return (step for i in range(n) for step in walk(i))
 
+# %% ../nbs/11_playground.ipynb #d90af7e2
 class _Film:
     "The steps of `n` images: those that are done, and the others on demand."
     def __init__(self,
@@ -320,6 +341,7 @@ def _film_grid(
            f'σ = {seen[0].sigma.item():.2g}: left noisy pictures, right the guesses.')
     return show_grid(torch.stack(sum(rows, [])), 9, col_labels=['x', *[''] * 4, 'D(x; σ)', *[''] * 3], alt=alt, zoom=2)
 
+# %% ../nbs/11_playground.ipynb #fec0c625
 def draw_generate(
     model: Any,         # a `Denoiser` from `load_model`
     label: int | None,  # a class, or None
@@ -346,9 +368,10 @@ def draw_generate(
     if film.done: yield picture()
     for done in film.go_on(): yield picture() if done <= steps or done % steps == 0 else None
 
-# %% ../nbs/11_playground.ipynb #e6914fc6
+# %% ../nbs/11_playground.ipynb #abc3ca13
 DESIGNS: dict[str, Design] = {'VP': VP(), 'VE': VE(), 'iDDPM': IDDPM(), 'EDM': EDM(), 'flow': Flow()}
 
+# %% ../nbs/11_playground.ipynb #53824f3d
 @lru_cache(maxsize=8)
 def _many_steps(
     model: Any,    # a denoiser with .data.shape
@@ -374,10 +397,10 @@ def draw_designs(
     errors = ', '.join(f'{name} {e:.2g}' for name, e in zip(walks, off))
     alt = f'N = {N}, seed {seed}: the last picture is off by {errors} from that of 100 steps (root mean square).'
     pic, axes = new_picture(alt, size=(5.6, 5.4), places='f;s', height_ratios=(2, 1))
-    picks = [round(i) for i in np.linspace(0, N - 1, 6)]
+    picks = [round(i) for i in np.linspace(0, N - 1, min(6, N))]
     rows = [[*[guesses[i] for i in picks], end, true[None]] for (_, guesses, end), true in zip(walks.values(), truth)]
-    film = torch.cat(sum(rows, []))  # (40,1,H,W)
-    _pixels(axes['f'], film, 8, 'guesses at six steps, the picture, the picture with 100 steps')
+    film = torch.cat(sum(rows, []))  # (40,1,H,W), fewer where there are fewer than six steps
+    _pixels(axes['f'], film, len(picks) + 2, f'guesses at {len(picks)} steps, the picture, the picture with 100 steps')
     side = film.shape[-1] + 1
     for k, name in enumerate(walks):
         axes['f'].text(-1, (k + .5) * side, name, ha='right', va='center', fontsize=9)

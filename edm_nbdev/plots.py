@@ -232,7 +232,7 @@ def diagram(
 ) -> Picture:                             # the diagram
     "Draw boxes with text, and arrows between them. Raises InputError for an arrow to a box that is not there."
     (w, h), colors = size, colors or {}
-    xs, ys = ([place[i] for place in boxes.values()] for i in (0, 1))
+    xs, ys = [x for x, _, _ in boxes.values()], [y for _, y, _ in boxes.values()]
     low, high = (min(xs) - w / 2 - .15, min(ys) - h / 2 - .15), (max(xs) + w / 2 + .15, max(ys) + h / 2 + .15)
     pic = Picture(alt, figsize=(high[0] - low[0], high[1] - low[1]), dpi=100)
     ax = pic.add_axes((0, 0, 1, 1), xlim=(low[0], high[0]), ylim=(low[1], high[1]))
@@ -243,14 +243,14 @@ def diagram(
                                ec=colors.get(name, 'grey'), lw=2)
         frames[name] = ax.add_patch(frame)
         ax.text(x, y, text, ha='center', va='center', fontsize=10)
-    for start, end, *text in arrows:
+    for start, end, *words in arrows:
         missing = [name for name in (start, end) if name not in boxes]
         if missing: raise InputError(f"there is no box {missing[0]!r}: there are {', '.join(boxes)}")
         (x0, y0, _), (x1, y1, _) = boxes[start], boxes[end]
         style = dict(arrowstyle='-|>', color='#555555', lw=1.5, shrinkA=3, shrinkB=3)
         ax.annotate('', (x1, y1), (x0, y0), arrowprops=style | dict(patchA=frames[start], patchB=frames[end]))
         room = dict(boxstyle='square,pad=.1', fc='white', ec='none')
-        for words in text: ax.text((x0 + x1) / 2, (y0 + y1) / 2, words, ha='center', va='center', fontsize=9, bbox=room)
+        ax.text((x0 + x1) / 2, (y0 + y1) / 2, ''.join(words), ha='center', va='center', fontsize=9, bbox=room)
     return pic
 
 # %% ../nbs/workshop/plots.ipynb #3d105d58

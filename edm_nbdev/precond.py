@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from .core import About, InputError, document
 from .ode import expand
 
-# %% ../nbs/05_precond.ipynb #8394b869
+# %% ../nbs/05_precond.ipynb #bc3650b2
 class Coefficients(NamedTuple):
-    "What surrounds the network in eq. 7, for given noise levels."
+    "The numbers around the network in eq. 7, for given noise levels."
     c_skip: Tensor   # share of the noisy image in the answer
     c_out: Tensor    # size of the network's correction
     c_in: Tensor     # scale of what the network sees
@@ -31,11 +31,11 @@ def coefficients(
     c_out = sigma * sigma_data / total
     return Coefficients(c_skip, c_out, c_in=1 / total, c_noise=sigma.log() / 4)
 
-# %% ../nbs/05_precond.ipynb #075e9f4c
+# %% ../nbs/05_precond.ipynb #cd5b9b8c
 def _given(
     **condition: Tensor | None,  # what the network may be told
-) -> dict[str, Tensor]:          # what it is told: keywords for it
-    "Leave out what is None: a network need not know of it."
+) -> dict[str, Tensor]:          # what it is told, as keyword arguments
+    "Leave out what is None, since a network need not know of it."
     return {name: value for name, value in condition.items() if value is not None}
 
 def weights_dtype(
@@ -79,18 +79,18 @@ class Denoiser(nn.Module):
                              "compute: convert it with .float()") from e
         return (c.c_skip * images + c.c_out * F.to(inside)).to(x.dtype)
 
-# %% ../nbs/05_precond.ipynb #1b259fe8
+# %% ../nbs/05_precond.ipynb #e9d8d99a
 def edm_loss(
-    denoiser: Any,                  # a `Denoiser`, or what is called like one and has its `sigma_data`
+    denoiser: Any,                  # a `Denoiser`, or any callable like one that has its `sigma_data`
     y: Tensor,                      # clean images (B,C,H,W)
     label: Tensor | None = None,    # classes int64 (B,), n_classes for none
     sigma: Tensor | None = None,    # noise levels (B,) (default: drawn, ln sigma ~ N(P_mean, P_std^2))
     noise: Tensor | None = None,    # unit noise like `y` (default: drawn)
     P_mean: float = -1.2,           # mean of ln sigma: the paper's, for sigma_data = 0.5
     P_std: float = 1.2,             # deviation of ln sigma: the paper's
-    generator: torch.Generator | None = None,  # for what is drawn
+    generator: torch.Generator | None = None,  # source of the random draws
     augment: Tensor | None = None,  # how `y` was changed (B,9), told to the network; None for not at all
-    dropout: Tensor | None = None,  # keys of dropout masks, int64 (B,), told to the network; None: as it likes
+    dropout: Tensor | None = None,  # keys of dropout masks, int64 (B,), told to the network; None: its own choice
     reduction: str = 'mean',        # "mean" over the batch, or "none": one loss for each image
 ) -> Tensor:                        # a scalar, or (B,); per value, so that it starts at 1
     """The mean of lambda(sigma) (D(y+n; sigma) - y)^2 (Karras et al. 2022, eq. 2, Table 1's lambda = 1/c_out^2).

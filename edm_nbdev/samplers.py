@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['Sampler', 'METHODS', 'ramp', 'falling', 'karras_sigmas', 'SamplerStep', 'level_for', 'euler', 'heun',
-           'adams_bashforth', 'dpmpp_2m', 'stochastic_heun', 'takes_noise', 'calls', 'check_method', 'sample',
+           'adams_bashforth', 'dpmpp_2m', 'stochastic_heun', 'calls', 'sample', 'takes_noise', 'check_method',
            'keyed_noise']
 
 # %% ../nbs/03_samplers.ipynb #07e7912b
@@ -39,6 +39,7 @@ def falling(
                          "too fine to tell apart, or numbers out of range")
     return times
 
+# %% ../nbs/03_samplers.ipynb #a46b922f
 def karras_sigmas(
     n: int,                    # steps, at least 1
     sigma_min: float = 0.002,  # the last level above 0
@@ -66,6 +67,7 @@ class SamplerStep:
     denoised: Tensor   # D(x_hat; sigma_hat), as `x`
     x_next: Tensor     # images at the next level, as `x`
 
+# %% ../nbs/03_samplers.ipynb #077c43f0
 def _levels(sigmas: Any, x: Any) -> Tensor:
     "Noise levels for `x`, float64 on the CPU, (n+1,) or (n+1,B). Raises InputError for levels that do not fall."
     if not (torch.is_tensor(x) and x.is_floating_point() and x.ndim):
@@ -90,19 +92,20 @@ def _levels(sigmas: Any, x: Any) -> Tensor:
         raise InputError(f"a noise level above 0 is 0 in {x.dtype}: raise sigma_min")
     return sigmas
 
+# %% ../nbs/03_samplers.ipynb #8e1d80ba
 def _begin(x: Any, sigmas: Any, grad: bool) -> tuple[Tensor, Tensor]:
     "Images and levels that a walk starts with; without `grad` their past is cut off. Raises InputError as `_levels`."
     sigmas = _levels(sigmas, x)
     return (x, sigmas) if grad else (x.detach(), sigmas.detach())
 
-# %% ../nbs/03_samplers.ipynb #48d34c23
 def level_for(
     x: Tensor,      # images (B,...)
     sigma: Tensor,  # their noise level, float64 on the CPU, scalar or (B,)
 ) -> Tensor:        # the same on the device of `x`: float64, or float32 where a device has no float64 (mps)
-    "A noise level as denoisers get it."
+    "A noise level in the form that denoisers get."
     return sigma.to(widest_dtype(x.device)).to(x.device)
 
+# %% ../nbs/03_samplers.ipynb #267c3beb
 def _ask(denoiser: DenoiserLike, x: Tensor, sigma: Tensor, i: int, grad: bool) -> Tensor:
     """D(x; sigma) in the dtype of `x`, without a graph unless `grad` asks for one. Raises InputError for an answer
     that is not a tensor of the shape of `x`, DivergenceError for one that is not finite."""
@@ -135,31 +138,34 @@ def euler(
         yield SamplerStep(i=i, sigma=sigma, x=x, x_hat=x, sigma_hat=sigma, denoised=denoised, x_next=x_next)
         x = x_next
 
-# %% ../nbs/03_samplers.ipynb #99b480c9
+# %% ../nbs/03_samplers.ipynb #cafea6b2
 def _heun_step(denoiser: DenoiserLike, x: Tensor, sigma: Tensor, sigma_next: Tensor, i: int, grad: bool,
                alpha: float = 1.) -> tuple[Tensor, Tensor]:
-    "One step of the second-order family, Algorithm 1 for alpha 1: D(x; sigma) and the x at sigma_next."
-    denoised = _ask(denoiser, x, sigma, i, grad)
-    if not (sigma_next > 0).all(): return denoised, denoised
-    h, d = sigma_next - sigma, slope(x, denoised, sigma)
-    between, x_between = torch.lerp(sigma, sigma_next, alpha), x + expand(alpha * h, x) * d
-    d_between = slope(x_between, _ask(denoiser, x_between, between, i, grad), between)
-    return denoised, x + expand(h, x) * ((1 - 1 / (2 * alpha)) * d + d_between / (2 * alpha))
+    """One step of the second-order family (App. D.2): D(x; sigma), and the x at sigma_next. Where the second look
+    would not lie above 0, the step is Euler's."""
+    denoised, second = _ask(denoiser, x, sigma, i, grad), torch.lerp(sigma, sigma_next, alpha)
+    h, d, possible = sigma_next - sigma, slope(x, denoised, sigma), second.to(x.dtype) > 0
+    if not possible.any(): return denoised, x + expand(h, x) * d if (sigma_next > 0).all() else denoised
+    second = torch.where(possible, second, sigma)  # an image whose look is not possible looks again where it is
+    x_second = x + expand(second - sigma, x) * d
+    d_second = slope(x_second, _ask(denoiser, x_second, second, i, grad), second)
+    return denoised, x + expand(h, x) * ((1 - 1 / (2 * alpha)) * d + d_second / (2 * alpha))
 
-# %% ../nbs/03_samplers.ipynb #a7d1242d
+# %% ../nbs/03_samplers.ipynb #3527acdc
 def _check_alpha(alpha: float = 1.) -> None:
-    if not 0 < alpha <= 1: raise InputError(f"alpha must be above 0 and at most 1, not {alpha}")
+    if not 0 < alpha <= 1.1: raise InputError(f"alpha must be above 0 and at most 1.1, not {alpha}")
 
 def heun(
     denoiser: DenoiserLike,  # (x, sigma) -> the clean image expected behind x
     x: Tensor,               # images at noise level sigmas[0], (B,...)
     sigmas: Tensor,          # falling noise levels (n+1,), or (n+1,B)
-    alpha: float = 1.,       # where in the step to look again: 1 Heun, 2/3 Ralston, 1/2 midpoint
+    alpha: float = 1.,       # where in the step to look again, up to 1.1: 1 Heun, 2/3 Ralston, 1/2 midpoint
     *,
     grad: bool = False,      # keep the graph, so that gradients go back through the walk
 ) -> Iterator[SamplerStep]:  # n steps
-    """Heun's method (Algorithm 1) and its family (App. D.2): two calls a step but the last, error of second order.
-    Raises InputError for levels that do not fall or alpha outside (0, 1], DivergenceError for numbers not finite."""
+    """Heun's method (Algorithm 1) and its family (App. D.2): error of second order, two calls a step where a second
+    look above noise level 0 is possible, else one. Raises InputError for levels that do not fall or alpha outside
+    (0, 1.1], DivergenceError for numbers that are not finite."""
     _check_alpha(alpha)
     x, sigmas = _begin(x, sigmas, grad)
     for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
@@ -232,6 +238,7 @@ def _check_churn(S_churn: float = 0., S_min: float = 0., S_max: float = math.inf
         raise InputError("0 <= S_churn, 0 <= S_noise and S_min <= S_max are needed, "
                          f"not S_churn {S_churn}, S_noise {S_noise}, S_min {S_min}, S_max {S_max}")
 
+# %% ../nbs/03_samplers.ipynb #c2695ef7
 def _raise_noise(x: Tensor, sigma: Tensor, sigma_hat: Tensor, S_noise: float,
                  randn_like: Callable[[Tensor], Tensor]) -> Tensor:
     "Add just enough fresh noise to take `x` from `sigma` to `sigma_hat`. Raises InputError for noise of another shape."
@@ -270,44 +277,17 @@ def stochastic_heun(
 Sampler = Callable[..., Iterator[SamplerStep]]
 METHODS: dict[str, Sampler] = {'euler': euler, 'heun': heun, 'dpmpp_2m': dpmpp_2m, 'adams_bashforth': adams_bashforth,
                                'stochastic_heun': stochastic_heun}
-_CHECKS: dict[str, Callable[..., None]] = {'heun': _check_alpha, 'adams_bashforth': _check_order,
-                                           'stochastic_heun': _check_churn}
-_NO_OPTIONS = ('denoiser', 'x', 'sigmas', 'grad')  # what every method takes
-
-def _options(method: str) -> list[str]:
-    "What a method takes besides what all take. Raises InputError for an unknown method."
-    if method not in METHODS: raise InputError(f"unknown method '{method}': there are {', '.join(METHODS)}")
-    return [name for name in inspect.signature(METHODS[method]).parameters if name not in _NO_OPTIONS]
-
-def takes_noise(
-    method: str,  # a name from METHODS
-) -> bool:
-    "Whether a method draws fresh noise on its way, from its argument `randn_like`. Raises InputError as check_method."
-    return 'randn_like' in _options(method)
 
 def calls(
-    method: str,  # a name from METHODS
-    n: int,       # steps of a walk down to 0
+    method: str,        # a name from METHODS
+    n: int,             # steps of a walk down to 0
+    alpha: float = 1.,  # of "heun"
 ) -> int:
-    "How often a method asks the denoiser. Heun's looks twice in each step but the last. Raises InputError likewise."
+    """How often a method asks the denoiser. Heun's looks twice in each step but the last, and below alpha 1 in the last
+    too; above 1 this is the most. Raises InputError for an unknown method."""
     _options(method)  # raises the error
-    return 2 * n - 1 if method in ('heun', 'stochastic_heun') else n
-
-def check_method(
-    method: str,  # a name from METHODS
-    **kw: Any,    # further arguments for it
-) -> Sampler:     # the generator of that name
-    "The sampler called `method`. Raises InputError for an unknown one, or arguments that it does not take."
-    unknown = kw.keys() - _options(method)
-    if unknown:
-        of_each = {other: [name for name in _options(other) if name != 'randn_like'] for other in METHODS}
-        known = '; '.join(f"{', '.join(names)} for {other}" for other, names in of_each.items() if names)
-        raise InputError(f"{method} takes no {', '.join(sorted(unknown))}: there are {known}")
-    if method in _CHECKS:
-        numbers = {k: v for k, v in kw.items() if k != 'randn_like'}
-        try: _CHECKS[method](**numbers)
-        except TypeError as e: raise InputError(f"{method} takes numbers, not {numbers}") from e
-    return METHODS[method]
+    if method not in ('heun', 'stochastic_heun'): return n
+    return 2 * n if alpha < 1 else 2 * n - 1
 
 def sample(
     denoiser: DenoiserLike,  # (x, sigma) -> the clean image expected behind x
@@ -324,6 +304,38 @@ def sample(
     DivergenceError for an answer that is not finite."""
     for step in check_method(method, **kw)(denoiser, x, sigmas, grad=grad, **kw): pass
     return step.x_next
+
+# %% ../nbs/03_samplers.ipynb #8d5cc939
+_CHECKS: dict[str, Callable[..., None]] = {'heun': _check_alpha, 'adams_bashforth': _check_order,
+                                           'stochastic_heun': _check_churn}
+_NO_OPTIONS = ('denoiser', 'x', 'sigmas', 'grad')  # what every method takes
+
+def _options(method: str) -> list[str]:
+    "What a method takes besides what all take. Raises InputError for an unknown method."
+    if method not in METHODS: raise InputError(f"unknown method '{method}': there are {', '.join(METHODS)}")
+    return [name for name in inspect.signature(METHODS[method]).parameters if name not in _NO_OPTIONS]
+
+def takes_noise(
+    method: str,  # a name from METHODS
+) -> bool:
+    "Whether a method draws fresh noise on its way, from its argument `randn_like`. Raises InputError as check_method."
+    return 'randn_like' in _options(method)
+
+def check_method(
+    method: str,  # a name from METHODS
+    **kw: Any,    # further arguments for it
+) -> Sampler:     # the generator of that name
+    "The sampler called `method`. Raises InputError for an unknown one, or arguments that it does not take."
+    unknown = kw.keys() - _options(method)
+    if unknown:
+        of_each = {other: [name for name in _options(other) if name != 'randn_like'] for other in METHODS}
+        known = '; '.join(f"{', '.join(names)} for {other}" for other, names in of_each.items() if names)
+        raise InputError(f"{method} takes no {', '.join(sorted(unknown))}: there are {known}")
+    if method in _CHECKS:
+        numbers = {k: v for k, v in kw.items() if k != 'randn_like'}
+        try: _CHECKS[method](**numbers)
+        except TypeError as e: raise InputError(f"{method} takes numbers, not {numbers}") from e
+    return METHODS[method]
 
 # %% ../nbs/03_samplers.ipynb #b03f0010
 def keyed_noise(

@@ -26,7 +26,7 @@ def noise_features(
     angle = c_noise[:, None] * 2 * math.pi * frequencies
     return torch.cat([angle.cos(), angle.sin()], 1)
 
-# %% ../nbs/06_unet.ipynb #496e5500
+# %% ../nbs/06_unet.ipynb #4ceae9aa
 class GroupNorm(nn.GroupNorm):
     "Group norm (Wu and He 2018) with as many groups as divide the channels, at most 32, of at least 4 channels."
     def __init__(self,
@@ -48,7 +48,7 @@ class GroupNorm(nn.GroupNorm):
             return normal.to(self.weight.dtype) if device == 'cpu' else normal
 
 def _zero(layer: nn.Conv2d) -> nn.Conv2d:
-    "A layer whose weights start at zero, so that its branch starts as nothing."
+    "A layer whose weights start at zero, so that its branch contributes nothing at first."
     for p in layer.parameters(): nn.init.zeros_(p)
     return layer
 
@@ -57,7 +57,7 @@ class Attention(nn.Module):
     "Multi-head self-attention over the places of an image, added to it (Vaswani et al. 2017)."
     def __init__(self,
         channels: int,  # of the image, a multiple of heads
-        heads: int,     # how many slices of the channels look around on their own
+        heads: int,     # how many slices of the channels attend separately
     ) -> None:
         super().__init__()
         self.heads = heads
@@ -68,16 +68,16 @@ class Attention(nn.Module):
     def attend(self,
         x: Tensor,  # (B,C,H,W)
     ) -> Tensor:    # like x
-        "What each place gathers, before the way out."
+        "What each place gathers from all places, before the last convolution."
         places = self.qkv(self.norm(x)).flatten(2).transpose(1, 2).contiguous()       # (B,HW,3C)
         q, k, v = places.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)     # each (B,heads,HW,c)
         gathered = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B,HW,C)
-        return gathered.transpose(1, 2).unflatten(2, x.shape[2:])
+        return gathered.transpose(1, 2).unflatten(2, x.shape[2:])                     # (B,C,H,W)
 
     def forward(self,
         x: Tensor,  # (B,C,H,W)
     ) -> Tensor:    # like x
-        "The image and what each of its places gathers from all others."
+        "The image plus what each of its places gathers from all places."
         return x + self.out(self.attend(x))
 
 # %% ../nbs/06_unet.ipynb #eb531de8
@@ -110,10 +110,10 @@ class Block(nn.Module):
 
     def forward(self,
         x: Tensor,    # (B,c_in,H,W)
-        emb: Tensor,  # what noise level and class have to say (B,c_emb)
+        emb: Tensor,  # the embedding of noise level, class and augmentation (B,c_emb)
         keys: Tensor | None = None,  # of dropout, int64 (B,)
     ) -> Tensor:      # (B,c_out,H,W)
-        "Normalise, bend, convolve, twice, and add the result to `x`; then look around."
+        "Normalise, bend, convolve, twice, and add the result to `x`; then attend."
         h = self.conv1(F.silu(self.norm1(x)))
         scale, shift = self.modulate(emb)[..., None, None].chunk(2, dim=1)  # each (B,c_out,1,1)
         h = F.silu(self.norm2(h) * (1 + scale) + shift)
@@ -156,7 +156,7 @@ class UNet(nn.Module):
         attention_resolutions: tuple[int, ...] = (),  # resolutions (pixels a side) whose blocks attend
         head_channels: int = 16,      # channels of one attention head
         dropout: float = 0.,          # share of values dropped in training
-        n_augment: int = 0,           # numbers that tell how an image was changed, such as `N_AUGMENT`; 0 for none
+        n_augment: int = 0,           # numbers that say how an image was changed, such as `N_AUGMENT`; 0 for none
         patch: int = 1,               # 2: squares of 2x2 pixels become channels, all inside is half as wide
     ) -> None:
         super().__init__()
@@ -169,7 +169,7 @@ class UNet(nn.Module):
         c_emb, c_image = 4 * width, channels * patch**2
         self.embed_noise = nn.Sequential(nn.Linear(32, c_emb), nn.SiLU(), nn.Linear(c_emb, c_emb))  # 2x16 features
         self.embed_label = nn.Embedding(n_classes + 1, c_emb) if n_classes else None
-        self.embed_augment = nn.Linear(n_augment, c_emb, bias=False) if n_augment else None  # no bias: 0 says nothing
+        self.embed_augment = nn.Linear(n_augment, c_emb, bias=False) if n_augment else None  # no bias: zeros add 0
         self.stem = nn.Conv2d(c_image, width, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         from_above, from_below = [width, *widths[:-1]], [*widths[1:], widths[-1]]
@@ -189,7 +189,7 @@ class UNet(nn.Module):
         augment: Tensor | None,  # how the images were changed (B,n_augment); None for not at all
         n: int,                  # how many images, B
     ) -> Tensor:                 # (B,c_emb)
-        """What noise level, label and augmentation have to say to every block.
+        """The embedding of noise level, label and augmentation, which every block receives.
         Raises InputError for a label or an augmentation that the network was not made for."""
         emb = self.embed_noise(noise_features(c_noise).to(self.stem.weight.dtype)).expand(n, -1)
         if augment is not None:
@@ -210,7 +210,7 @@ class UNet(nn.Module):
         augment: Tensor | None = None,  # how the images were changed (B,n_augment); None for not at all
         dropout: Tensor | None = None,  # keys of the dropout's masks, int64 (B,); None for torch's random numbers
     ) -> Tensor:                        # like `x`
-        "Down, around and up. Raises InputError for images of another shape, or a label where there are none."
+        "F(x, c_noise, label). Raises InputError for images of another shape, or a label where there are none."
         if x.shape[1:] != self.shape:
             raise InputError(f"images of shape {tuple(x.shape[1:])} do not fit this network, "
                              f"which is made for {self.shape}")
@@ -230,7 +230,7 @@ class UNet(nn.Module):
         return F.pixel_shuffle(self.out(x), self.patch).contiguous()
 
     def _call(self, block: nn.Module, x: Tensor, emb: Tensor, keys: Tensor | None) -> Tensor:
-        "A block's answer, with or without what its way back needs."
+        "A block's output; with `checkpoint_activations`, the backward pass computes its inner values again."
         if self.checkpoint_activations and self.training:
             return checkpoint(block, x, emb, keys, use_reentrant=False, preserve_rng_state=keys is None)
         return block(x, emb, keys)

@@ -71,9 +71,15 @@ def linked(text):
     parts = re.split(r'(^```.*?^```|^~~~.*?^~~~)', text, flags=re.M | re.S)
     return ''.join(s if i % 2 else outside_code(s) for i, s in enumerate(parts))
 
+def only_imports(code):
+    "Whether a cell imports and does nothing else."
+    try: body = ast.parse(code).body
+    except SyntaxError: return False                                               # such as a notebook's magic
+    return all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in body)
+
 def page_cell(cell, name, solution):
     """The cell as the site shows it, or None: without directives, hidden cells and live widgets. Folded code is folded,
-    and all of a solution."""
+    and so are imports, and all of a solution."""
     source = ''.join(cell['source'])
     if cell['cell_type'] == 'markdown': return cell | {'source': linked(source)}
     directives = re.findall(r'^#\s*\|\s*(.*)$', source, re.M)
@@ -89,6 +95,7 @@ def page_cell(cell, name, solution):
             output['text'] = re.sub(r'[^\n]*\r(?!\n)', '', output['text'])         # a bar as it stood at the end
         outputs.append(output)
     folded = cell['metadata'].get('jupyter', {}).get('source_hidden') or 'code-fold: true' in directives
+    folded = folded or only_imports(code)
     meta = {'tags': ['hide-cell' if solution else 'hide-input']} if folded else {}
     shown = [output for output in outputs if 'image/png' in output.get('data', {})]
     alts = [output['metadata'].get('image/png', {}).get('alt') for output in shown]
@@ -107,7 +114,7 @@ def lessons_of_names():
             if cell['cell_type'] == 'markdown':
                 for heading in re.findall(r'^#+ (.*)$', re.sub(r'^```.*?^```', '', source, flags=re.M | re.S), re.M):
                     title, section = title or heading, heading
-            elif re.match(r'#\s*\|\s*export', source):
+            elif re.search(r'^#\s*\|\s*export', source, re.M):
                 for node in ast.parse(source).body:
                     names = names_of(node)
                     anchor = slug(re.sub(r'\$[^$]*\$|[`*]', '', section))
@@ -172,6 +179,7 @@ def write_pages(folder):
     (folder/'api').mkdir(parents=True)
     (folder/'workshop').mkdir()
     shutil.copytree(root/'nbs'/'images', folder/'images')                          # what the index shows of the lessons
+    shutil.copy(root/'nbs'/'workshop'/'slurm.sh', folder/'workshop')               # linked from its room
     defined_in = lessons_of_names()
     for path in [*notebooks, root/'nbs'/'index.ipynb']:
         notebook, cells, solution = json.loads(path.read_text(encoding='utf-8')), [], False
