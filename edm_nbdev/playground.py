@@ -259,10 +259,11 @@ def draw_churn(
     S_min: float,    # only from this level ...
     S_max: float,    # ... to this one
     S_noise: float,  # scale of the fresh noise
+    n: int = 500,    # how many walks
 ) -> Picture:
     "The ends of walks with a spoilt denoiser, without and with fresh noise, and where the noise is raised."
     spiral, sigmas, generator = _spiral(), karras_sigmas(32), torch.Generator().manual_seed(0)
-    exact, x = IdealDenoiser(spiral, width=.02), 80 * torch.randn(500, 2, generator=generator).double()
+    exact, x = IdealDenoiser(spiral, width=.02), 80 * torch.randn(n, 2, generator=generator).double()
     def spoilt(x: Tensor, sigma: Tensor) -> Tensor: return .9 * exact(x, sigma) + .1 * x
     def randn_like(x: Tensor) -> Tensor: return torch.randn(x.shape, generator=generator, dtype=x.dtype)
     churned = list(stochastic_heun(spoilt, x, sigmas, S_churn, S_min, S_max, S_noise, randn_like))

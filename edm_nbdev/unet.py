@@ -28,7 +28,7 @@ def noise_features(
 
 # %% ../nbs/06_unet.ipynb #4ceae9aa
 class GroupNorm(nn.GroupNorm):
-    "Group norm (Wu and He 2018) with as many groups as divide the channels, at most 32, of at least 4 channels."
+    "Group norm (Wu and He 2018): the most groups that divide the channels, up to 32, with at least 4 channels each."
     def __init__(self,
         channels: int,  # of the image
     ) -> None:
@@ -96,7 +96,7 @@ class Block(nn.Module):
         self.modulate = nn.Linear(c_emb, 2 * c_out)
         self.norm2 = GroupNorm(c_out)
         self.conv2 = _zero(nn.Conv2d(c_out, c_out, 3, padding=1))
-        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()  # the shortcut, W
         self.dropout, self.layer = dropout, 0  # the layer's number, by which its masks differ from others'
         self.attention = Attention(c_out, heads) if heads else nn.Identity()
 
