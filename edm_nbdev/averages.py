@@ -34,8 +34,8 @@ def mixture(
     length: float,       # the wanted length
     time: float,         # and time
 ) -> tuple[np.ndarray, float]:  # shares (n,), and the residual as a share of the wanted profile's norm
-    """The saved profiles' best mixture for a wanted one: least squares, among mixtures whose shares sum to 1
-    (Karras et al. 2024, sec. 3.2)."""
+    """The saved profiles' best mixture for a wanted one: least squares (Karras et al. 2024, sec. 3.2), here among
+    mixtures whose shares sum to 1."""
     gamma = np.array([power_gamma(each) for each in np.asarray(lengths, float)])       # (n,)
     t, wanted = np.asarray(times, float), power_gamma(length)
     A = profile_product(gamma[:, None], t[:, None], gamma, t)                           # (n,n)

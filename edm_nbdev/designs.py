@@ -20,10 +20,10 @@ from .samplers import falling, karras_sigmas, level_for, ramp
 class Design(Protocol):
     "A clock and a scale. Noisy images at time t are s(t) (y + sigma(t) noise). Times and levels are float64 tensors."
     def sigma(self, t: Tensor) -> Tensor: ...      # noise level at time t
-    def sigma_dot(self, t: Tensor) -> Tensor: ...  # its derivative by t
+    def sigma_dot(self, t: Tensor) -> Tensor: ...  # its derivative with respect to t
     def t(self, sigma: Tensor) -> Tensor: ...      # the time of a noise level
     def s(self, t: Tensor) -> Tensor: ...          # scale at time t
-    def s_dot(self, t: Tensor) -> Tensor: ...      # its derivative by t
+    def s_dot(self, t: Tensor) -> Tensor: ...      # its derivative with respect to t
     def times(self, n: int) -> Tensor: ...         # where n steps begin, falling, and a last one at 0: (n+1,)
 
 def _guess_and_velocity(design: Design, denoiser: DenoiserLike, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -90,7 +90,7 @@ class IDDPM(_Straight):
     "iDDPM's noise levels walked by DDIM (Table 1, third column): time is the noise level."
     M: int = 1000       # levels that the model was trained at
     j_0: int = 8        # the first one used: those before are noisier than any image needs
-    C_1: float = 0.001  # keeps a level from growing endlessly
+    C_1: float = 0.001  # keeps the first level finite
     C_2: float = 0.008  # keeps the last levels apart
 
     def levels(self) -> Tensor:
@@ -123,7 +123,7 @@ class EDM(_Straight):
 @dataclass(frozen=True)
 class Flow:
     "Flow matching: x = (1-t) y + t noise, so that time is sigma / (1 + sigma), below 1."
-    sigma_max: float = 80.  # the first level; t = 1 would be endless noise
+    sigma_max: float = 80.  # the first level; t = 1 would be infinite noise
 
     def sigma(self, t: Tensor) -> Tensor: return t / (1 - t)
     def sigma_dot(self, t: Tensor) -> Tensor: return 1 / (1 - t)**2

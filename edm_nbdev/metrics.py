@@ -309,8 +309,8 @@ def _reached(points: Tensor, centers: Tensor, reach: Tensor, gaps: Tensor, slack
 # %% ../nbs/09_metrics.ipynb #25d5257c
 def copying_ratio(
     drawn: Tensor | np.ndarray,     # drawn images, or their features
-    unseen: Tensor | np.ndarray,    # real ones that were not trained on
-    training: Tensor | np.ndarray,  # those that were
+    unseen: Tensor | np.ndarray,    # real ones that are not in `training`
+    training: Tensor | np.ndarray,  # the reference set: pictures that were trained on
     block: int = 1000,              # rows to compare at a time
 ) -> float:                         # 1 for as far from the training set as new real ones, 0 for copies
     """How far drawn pictures are from the training set, in units of how far new ones are: medians over the pictures.

@@ -75,8 +75,8 @@ class IdealDenoiser:
     ) -> Tensor:                      # the clean images expected behind them, as `x`
         "D(x; sigma) = E[y | x]. Raises InputError for sigma not above 0 and for a label that no image has."
         rows, y, logits, variance = self._bells(x, sigma, label)
-        m = logits.softmax(1) @ y
-        denoised = m + self.width**2 / variance * (rows - m)
+        center = logits.softmax(1) @ y  # the weighted mean of the data
+        denoised = center + self.width**2 / variance * (rows - center)
         return move_like(denoised.reshape(x.shape), x)
 
     def weights(self,
@@ -112,7 +112,7 @@ def score(
     x: Tensor,              # noisy images (B,...)
     denoised: Tensor,       # D(x; sigma)
     sigma: float | Tensor,  # their noise level, scalar or (B,)
-) -> Tensor:                # the gradient of log p(x; sigma) by x, as `x`
+) -> Tensor:                # the gradient of log p(x; sigma) with respect to x, as `x`
     "The score from a denoised image (eq. 3)."
     sigma = expand(sigma, x)
     return (denoised - x) / sigma / sigma

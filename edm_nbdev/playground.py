@@ -211,7 +211,8 @@ def _plot_errors(
     "The error of a method against the number of steps, beside Euler's."
     counts = (4, 8, 16, 32, 64)
     for name in {method: 0, 'euler': 0}:  # each once
-        ax.plot(counts, [error(n, name) for n in counts], label=name, color=COLORS[name == 'euler'])
+        at = sorted({*counts, N})  # so that the mark lies on the line
+        ax.plot(at, [error(n, name) for n in at], label=name, color=COLORS[name == 'euler'])
     ax.plot([N], [error(N, method)], 'o', color='black')
     ax.legend(frameon=False)
     ax.set(xscale='log', yscale='log', xlabel='N (steps)', ylabel='error at σ = 0', ylim=(5e-4, 5),
@@ -396,12 +397,12 @@ def draw_designs(
     walks = {name: walk_design(design, model, noise, N) for name, design in DESIGNS.items()}
     off = [(end - true).square().mean().sqrt().item() for (_, _, end), true in zip(walks.values(), truth)]
     errors = ', '.join(f'{name} {e:.2g}' for name, e in zip(walks, off))
-    alt = f'N = {N}, seed {seed}: the last picture is off by {errors} from that of 100 steps (root mean square).'
+    alt = f'N = {N}, seed {seed}: the last picture is off by {errors} from that of 100 steps of EDM (root mean square).'
     pic, axes = new_picture(alt, size=(5.6, 5.4), places='f;s', height_ratios=(2, 1))
     picks = [round(i) for i in np.linspace(0, N - 1, min(6, N))]
     rows = [[*[guesses[i] for i in picks], end, true[None]] for (_, guesses, end), true in zip(walks.values(), truth)]
     film = torch.cat(sum(rows, []))  # (40,1,H,W), fewer where there are fewer than six steps
-    _pixels(axes['f'], film, len(picks) + 2, f'guesses at {len(picks)} steps, the picture, the picture with 100 steps')
+    _pixels(axes['f'], film, len(picks) + 2, f'guesses at {len(picks)} steps, the picture, that of 100 steps of EDM')
     side = film.shape[-1] + 1
     for k, name in enumerate(walks):
         axes['f'].text(-1, (k + .5) * side, name, ha='right', va='center', fontsize=9)

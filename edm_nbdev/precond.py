@@ -25,7 +25,7 @@ def coefficients(
     sigma: Tensor,      # noise level, of any shape
     sigma_data: float,  # root mean square of the training data
 ) -> Coefficients:      # each shaped as sigma
-    "The preconditioning of EDM (Karras et al. 2022, Table 1, last column; derived in App. B.6)."
+    "The preconditioning of EDM (Karras et al. 2022, Table 1, last column; all but c_noise derived in App. B.6)."
     total = (sigma**2 + sigma_data**2).sqrt()
     c_skip = sigma_data**2 / total**2
     c_out = sigma * sigma_data / total

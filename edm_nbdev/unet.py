@@ -180,7 +180,7 @@ class UNet(nn.Module):
             self.up.append(_stage(blocks, c_in, c_out, c_out, c_emb, n_heads, dropout))
         self.out = nn.Sequential(GroupNorm(widths[0]), nn.SiLU(), _zero(nn.Conv2d(widths[0], c_image, 3, padding=1)))
         for i, block in enumerate(m for m in self.modules() if isinstance(m, Block)): block.layer = i
-        self.checkpoint_activations = False  # True: keep no values inside blocks, compute them again on the way back
+        self.checkpoint_activations = False  # True: keep no values inside blocks, compute them again in backward
         self.to(memory_format=torch.channels_last)
 
     def embed(self,
