@@ -58,7 +58,7 @@ class Recipe:
     conditional: bool = True            # learn the classes, where the data has any
     batch_size: int = 64                # small: many steps in few images
     lr: float = 2e-3                    # twice the paper's for CIFAR-10: the network is small and the run short
-    beta2: float = 0.99                 # of Adam: its usual 0.999 remembers 1,000 steps, longer than this run of 625
+    beta2: float = 0.99                 # of Adam: its usual 0.999 remembers 1,000 steps; our run has 40,000/64 = 625
     warmup_images: int = 2_000          # the rate rises from 0 over these images, as Adam's averages settle: 31 steps
     augment: float = 0.                 # probability of each kind of change, told to the network; above 0 half of all
                                         # images are mirrored. Leave it 0 for digits and letters: a mirrored 3 is no 3
@@ -66,7 +66,7 @@ class Recipe:
     P_mean: float | None = -0.7         # the paper's -1.2, moved by ln(sigma_data/0.5), see lesson 05; None: that rule
     P_std: float = 1.2                  # the paper's
     ema_halflife: int = 500_000         # images after which a weight counts half in an average: CIFAR-10's in the paper
-    ema_ramp: float = 0.05              # the paper's: but never more than this share of the images seen
+    ema_ramp: float = 0.05              # the half-life is at most this share of the images seen
     seed: int = 0                       # another seed, another run
     clip_norm: float = 1.               # a longer gradient is shortened to this: one bad batch does not undo a hundred
     decay_images: int | None = None     # after these images the rate falls as 1/sqrt(images) (EDM2); None: never
@@ -92,7 +92,7 @@ def ema_decay(
     recipe: Recipe,  # for batch size, half-life and ramp
     images: float,   # images seen, this step's included
 ) -> float:          # how much of the average survives this step, below 1
-    "The decay of the average with a half-life (Karras et al. 2022, App. F.3)."
+    "The decay of the average with a half-life (Karras et al. 2022, App. F.3) and a ramp."
     return 0.5 ** (recipe.batch_size / min(recipe.ema_halflife, recipe.ema_ramp * images))
 
 def power_gamma(
