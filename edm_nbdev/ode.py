@@ -61,7 +61,7 @@ class IdealDenoiser:
         "x and the data as rows, log of each bell at `x` but for a constant (B,N), and their variance: all in float64."
         device = x.device if widest_dtype(x.device) == torch.float64 else torch.device('cpu')
         variance = _checked_level(sigma, device)**2 + self.width**2
-        x, y = (rows[:, None].flatten(1).to(device).double() for rows in (x, self.y))  # (B,d), (N,d)
+        x, y = (rows[:, None].flatten(1).to(device).double() for rows in (x, self.y))  # (B,d), (N,d); numbers: d=1
         squares = x.square().sum(1, keepdim=True) - 2 * x @ y.T + y.square().sum(1)  # |x - y|^2 (B,N)
         logits = -squares / (2 * variance)
         if label is None: return x, y, logits, variance

@@ -8,7 +8,7 @@ import math
 from contextlib import nullcontext
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # PyTorch's functions; the network F of the formulas is `net` in code
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -151,7 +151,7 @@ class UNet(nn.Module):
         channels: int = 1,            # of an image: 1 for grey, 3 for colour
         n_classes: int = 0,           # 0 for images without labels
         width: int = 32,              # channels at full resolution
-        mults: tuple[int, ...] = (1, 2),  # channels at each level, in units of width; each level halves the resolution
+        mults: tuple[int, ...] = (1, 2),  # channels at each level, in units of width; the next has half the resolution
         blocks: int = 1,              # residual blocks a level, down and again up
         attention_resolutions: tuple[int, ...] = (),  # resolutions (pixels a side) whose blocks attend
         head_channels: int = 16,      # channels of one attention head
