@@ -130,6 +130,10 @@ def _unit_noise(
         raise InputError(f"noise must be a floating-point tensor of shape {shape} and unit size, not {given}")
     return noise.detach().to(device, torch.float32)
 
+def _of_batch(values: Any, place: Tensor) -> Any:
+    "The values of the images at `place`; None or one value for all are left as they are."
+    return values[place] if values is not None and values.ndim else values
+
 def _check_numbers(
     precision: str | None,  # of the network
     **numbers: tuple[Any, int],  # name=(whole number, the least allowed)
@@ -176,6 +180,7 @@ def generate_walks(
     first: int = 0,           # the first image's number: images 100..199 alone are n=100, first=100
     noise: Tensor | None = None,   # start noise (n,C,H,W) of unit size, instead of the seed's
     precision: str | None = None,  # "float32" or "bf16" inside the network; None for what the caller has set
+    edit: Callable[[Guided], Guided] | None = None,  # another denoiser made of the guided one
     **sampler_args: Any,      # further arguments of the method, such as S_churn
 ) -> Iterator[Iterator[SamplerStep]]:  # a walk for each batch, not yet begun; the last one's last images may be fill
     "Walks from noise to `n` images, batch by batch. Raises InputError before any work if something does not fit."
@@ -189,11 +194,10 @@ def generate_walks(
 
     def walk(start: int) -> Iterator[SamplerStep]:
         place = torch.arange(start, start + size).clamp(max=n - 1)  # the fill is what the last image is
-        guided = guide(model, labels if labels is None else labels[place], alpha[place] if alpha.ndim else alpha,
-                       interval, guide_model)
+        guided = guide(model, _of_batch(labels, place), _of_batch(alpha, place), interval, guide_model)
+        if edit is not None: guided = edit(guided)
         randn_like = keyed_noise(seed, first + start, size)
-        like = torch.empty(size, *shape, dtype=torch.float32, device=device)
-        drawn = randn_like(like)  # in any case: churn's noise comes after it
+        drawn = randn_like(torch.empty(size, *shape, dtype=torch.float32, device=device))  # churn's comes after it
         x = (drawn if given is None else given[place]) * sigmas[0]
         fresh = {'randn_like': randn_like} if takes_noise(method) else {}
         return sampler(_inferring(guided, (model, guide_model), precision), x, sigmas, **sampler_args, **fresh)
@@ -292,6 +296,7 @@ def generate(
     first: int = 0,           # the first image's number: images 100..199 alone are n=100, first=100
     noise: Tensor | None = None,   # start noise (n,C,H,W) of unit size, instead of the seed's
     precision: str | None = None,  # "float32" or "bf16" inside the network; None for what the caller has set
+    edit: Callable[[Guided], Guided] | None = None,  # another denoiser made of the guided one
     progress: bool = False,   # show a bar where it takes more than two seconds
     clamp: bool = True,       # cut values to [-1,1]
     **sampler_args: Any,      # further arguments of the method, such as S_churn
@@ -302,7 +307,7 @@ def generate(
     def draw(size: int) -> Tensor:
         walks = generate_walks(model, n, label, cfg_scale, method, steps, seed, batch_size=size, sigma_min=sigma_min,
                                sigma_max=sigma_max, rho=rho, cfg_interval=cfg_interval, guide_model=guide_model,
-                               first=first, noise=noise, precision=precision, **sampler_args)
+                               first=first, noise=noise, precision=precision, edit=edit, **sampler_args)
         total = math.ceil(n / size)
         with bar(total, unit=' batches', show=progress, delay=2, leave=False) as drawn:
             return collect(_counted(walks, drawn), n, clamp, usual_threads((model, guide_model), total))
