@@ -15,12 +15,13 @@ import threading
 import traceback
 import unicodedata
 import warnings
+from argparse import Action
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import wraps
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from fastcore.docments import docments
 from fastcore.script import Param, call_parse, is_cli
@@ -142,9 +143,17 @@ def _check_given(
     if empty: raise InputError(f"{name} is empty: give a value, or leave --{name} out")
     raise InputError(f"{name} {value} is too large: whole numbers end at {2**63 - 1:,}")
 
+class _AnyNumber(Action):
+    "Arguments that may be none. Before Python 3.13, argparse's own '*' takes none that come after an option."
+    def __init__(self, *args: Any, **given: Any) -> None: super().__init__(*args, **{**given, 'required': False})
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        setattr(namespace, self.dest, values)
+
 @explained
 def as_command(
-    func: Callable[..., None],  # its first parameter becomes the argument of the command, the others become options
+    # its first parameter becomes the argument of the command, a list further arguments, and the others become options
+    func: Callable[..., None],
 ) -> Callable[..., None]:
     """A command made of a function: called without arguments by a console script, it reads the command line. Its errors
     are lines; its option `debug` is for them, and the function need not look at it."""
@@ -152,6 +161,8 @@ def as_command(
     types = {k: next((t for t in get_args(v) if t is not type(None)), v) for k, v in func.__annotations__.items()}
     required = signature(func).parameters[names[0]].default is Parameter.empty
     types[names[0]] = Param(comments[names[0]], str, opt=False, nargs=None if required else '?')
+    for name in [name for name in names if get_origin(types[name]) is list]:
+        types[name] = Param(comments[name], str, opt=False, nargs='+', action=_AnyNumber)
     func.__annotations__ = types
 
     @wraps(func)

@@ -25,8 +25,8 @@ mathjax = files('sphinx-mathjax-offline')/'static'/'mathjax'/'tex-svg.js'   # Ma
 lessons = sorted(path for path in (root/'nbs').glob('*.ipynb') if path.stem != 'index')
 rooms = ('house', 'core', 'plots', 'streams', 'bars', 'reading', 'caches', 'pictures', 'layout', 'augment', 'folders',
          'devices', 'signals', 'runs', 'checkpoints', 'store', 'tables', 'config', 'feeding', 'models', 'generation',
-         'judges', 'measures', 'orders', 'sharding', 'parallel', 'loop', 'tracking', 'report', 'options', 'commands',
-         'cluster', 'app')  # from the ground up
+         'judges', 'measures', 'orders', 'sharding', 'parallel', 'loop', 'tracking', 'report', 'options', 'edits',
+         'commands', 'cluster', 'app')  # from the ground up
 workshop = [root/'nbs'/'workshop'/f'{room}.ipynb' for room in rooms]
 notebooks = lessons + workshop
 modules = {name: import_module(name) for name in sorted(modidx['syms'])}
