@@ -306,7 +306,7 @@ class Edit:
     given: Tensor | None          # (1,C,H,W), what to show beside the answers; None for nothing
     label: int | None             # the class asked for, upright; None for no label
     notes: tuple[str, ...]        # sentences on what was changed in the pictures
-    draw: Callable[..., Tensor]   # draw(n, **drawing): (n,C,H,W); `drawing` as for `generate`
+    draw: Callable[..., Tensor]   # draw(n, options): (n,C,H,W); `drawing` as for `generate`
 
 def _upscaling(model: Any, path: str | Path, factor: int | None) -> tuple[Operator, Tensor, Tensor, str]:
     "Operator, measurement, what to show and what to say. Raises InputError for a factor that does not divide."
