@@ -5,7 +5,7 @@ __all__ = ['Linear', 'Weigh', 'KNOWING', 'Operator', 'inpainting', 'downscaling'
            'GaussianMixture', 'projected', 'repaint', 'dps', 'pigdm', 'moment_matched', 'measured', 'sdedit', 'encode',
            'slerp', 'half_turn', 'anagram']
 
-# %% ../nbs/15_editing.ipynb #416886ad
+# %% ../nbs/15_editing.ipynb #b4d510fb
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from .guidance import Guided
 from .ode import expand, slope
 from .samplers import SamplerStep, euler, karras_sigmas, level_for, sample
 
-# %% ../nbs/15_editing.ipynb #b80d88cd
+# %% ../nbs/15_editing.ipynb #1ec185cc
 @dataclass(frozen=True)
 class Operator:
     "A linear function A of images, one image at a time, and its transpose."
@@ -44,7 +44,7 @@ class Operator:
             x = torch.zeros_like(x, requires_grad=True)
             return torch.autograd.grad(self.forward(x), x, v)[0]
 
-# %% ../nbs/15_editing.ipynb #b9841905
+# %% ../nbs/15_editing.ipynb #8e4b21cb
 def inpainting(
     mask: Tensor,  # bool (H,W), (1,H,W) or (C,H,W): True where a picture is known
 ) -> Operator:
@@ -55,7 +55,7 @@ def inpainting(
     def seen(x: Tensor) -> Tensor: return x * known.to(x)
     return Operator(seen, seen)
 
-# %% ../nbs/15_editing.ipynb #0d399404
+# %% ../nbs/15_editing.ipynb #8edcf205
 def downscaling(
     factor: int,  # pixels that become one, along each side
 ) -> Operator:
@@ -65,7 +65,7 @@ def downscaling(
         return v.repeat_interleave(factor, -1).repeat_interleave(factor, -2) / factor**2
     return Operator(lambda x: F.avg_pool2d(x, factor), spread)
 
-# %% ../nbs/15_editing.ipynb #b6f42668
+# %% ../nbs/15_editing.ipynb #3d9099d2
 def blurring(
     deviation: float,  # of the Gaussian, in pixels
 ) -> Operator:
@@ -81,7 +81,7 @@ def blurring(
         return x
     return Operator(blur, blur)
 
-# %% ../nbs/15_editing.ipynb #e0f21909
+# %% ../nbs/15_editing.ipynb #b1e0e3eb
 def graying() -> Operator:
     "The brightness of a colour picture, by the weights of ITU-R BT.601."
     weights = torch.tensor([.299, .587, .114]).reshape(3, 1, 1)
@@ -90,7 +90,7 @@ def graying() -> Operator:
         return (x * weights.to(x)).sum(1, keepdim=True)
     return Operator(gray, lambda v: v * weights.to(v))
 
-# %% ../nbs/15_editing.ipynb #0d999053
+# %% ../nbs/15_editing.ipynb #10b89d1b
 def check_operator(
     operator: Operator,       # the operator
     shape: tuple[int, ...],   # (C,H,W) of one image
@@ -107,7 +107,7 @@ def check_operator(
     if not math.isclose(there, here, rel_tol=1e-6, abs_tol=1e-6):
         raise InputError(f"the transpose does not fit: <Ax,v> is {there:.6g}, but <x,A^T v> is {here:.6g}")
 
-# %% ../nbs/15_editing.ipynb #29f99b83
+# %% ../nbs/15_editing.ipynb #a6f4c7c8
 class GaussianMixture:
     "The exact denoiser of a mixture of Gaussians, each with a covariance of its own."
     def __init__(self,
@@ -124,7 +124,7 @@ class GaussianMixture:
         sigma: float | Tensor,        # their noise level, scalar or (B,)
         label: Tensor | None = None,  # not used: a mixture has no classes
     ) -> Tensor:                      # as `x`
-        "D(x; sigma) = E[clean | x]: each component's Wiener filter, weighted by how likely it is behind `x`."
+        "D(x; sigma) = E[clean | x]: each component's answer, weighted by how likely it is behind `x`."
         off = x.flatten(1).double()[:, None] - self.means                              # (B,K,D)
         variance = torch.as_tensor(sigma, dtype=torch.float64).reshape(-1, 1, 1, 1)**2
         total = self.covariances + variance * torch.eye(off.shape[-1], dtype=torch.float64)
@@ -155,13 +155,13 @@ class GaussianMixture:
         within = self.covariances + off[:, :, None] * off[:, None]
         return mean, (self.weights[:, None, None] * within).sum(0)
 
-# %% ../nbs/15_editing.ipynb #8b6b9ba1
+# %% ../nbs/15_editing.ipynb #1450a4f7
 def _log_normal(off: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
     "log N(off; 0, total) but for a constant, and total^-1 off: off (...,D), total (...,D,D)."
     white = torch.linalg.solve(total, off[..., None])[..., 0]
     return -((off * white).sum(-1) + torch.linalg.slogdet(total)[1]) / 2, white
 
-# %% ../nbs/15_editing.ipynb #6fc0df01
+# %% ../nbs/15_editing.ipynb #461d68f9
 def _dot(u: Tensor, v: Tensor) -> Tensor:
     "The inner product of each image's numbers, shaped to multiply them."
     return (u * v).flatten(1).sum(1).reshape(-1, *[1] * (u.ndim - 1))
@@ -171,24 +171,24 @@ def _solve(
     b: Tensor,                          # (B,...)
     iterations: int,                    # of conjugate gradients, at most
 ) -> Tensor:                            # M^-1 b, as `b`
-    """Conjugate gradients. For an image whose residual has doubled or whose M turns out not to be positive, the
-    iteration stops: an M made of a network is positive only nearly."""
+    """Conjugate gradients; of all iterations, each image keeps the one that leaves the smallest residual. An image
+    stops where M turns out not to be positive: an M made of a network is so only nearly."""
     v, r, p, size = torch.zeros_like(b), b, b, _dot(b, b)
-    first, going = size, size > 0
+    first, going, best, least = size, size > 0, v, torch.full_like(size, math.inf)
     for _ in range(iterations):
         moved = apply(p)
         curvature = _dot(p, moved)
-        step = size / curvature.where(curvature > 0, torch.inf)
-        ahead = r - step * moved
-        size_ahead = _dot(ahead, ahead)
-        going = going & (curvature > 0) & (size_ahead < 4 * size) & (size > 1e-12 * first)
-        v = torch.where(going, v + step * p, v)
-        p = torch.where(going, ahead + size_ahead / size * p, p)
-        r, size = torch.where(going, ahead, r), torch.where(going, size_ahead, size)
+        going = going & (curvature > 0) & (size > 1e-12 * first)
         if not going.any(): break
-    return v
+        step = torch.where(going, size / curvature.where(going, 1.), 0.)
+        v, r = v + step * p, r - step * moved
+        size, before = _dot(r, r), size
+        p = r + torch.where(going, size / before.where(going, 1.), 0.) * p
+        better = going & (size < least)
+        best, least = torch.where(better, v, best), torch.where(better, size, least)
+    return best
 
-# %% ../nbs/15_editing.ipynb #b3db0479
+# %% ../nbs/15_editing.ipynb #bb8695fa
 def projected(
     denoiser: DenoiserLike,  # (x, sigma) -> the clean images expected behind x
     operator: Operator,      # A
@@ -203,7 +203,7 @@ def projected(
         return denoised + operator.back(_solve(lambda v: operator(operator.back(v, x)), missing, 100), x)
     return informed
 
-# %% ../nbs/15_editing.ipynb #33a180bc
+# %% ../nbs/15_editing.ipynb #12844b7c
 def _missing(operator: Operator, y: Tensor, denoised: Tensor) -> Tensor:
     "y - A D. Raises InputError for a measurement of another shape."
     measured = operator(denoised)
@@ -212,7 +212,7 @@ def _missing(operator: Operator, y: Tensor, denoised: Tensor) -> Tensor:
                          f"{tuple(measured.shape)} of these images")
     return y.to(measured) - measured
 
-# %% ../nbs/15_editing.ipynb #5dd3b41e
+# %% ../nbs/15_editing.ipynb #c3c8682b
 def repaint(
     denoiser: DenoiserLike,  # (x, sigma) -> the clean images expected behind x; made by `projected`, for RePaint
     x: Tensor,               # images at noise level sigmas[0], (B,...)
@@ -230,7 +230,7 @@ def repaint(
         yield replace(step, i=i)
         x = step.x_next
 
-# %% ../nbs/15_editing.ipynb #106a1661
+# %% ../nbs/15_editing.ipynb #a37f9791
 Linear = Callable[[Tensor], Tensor]
 Weigh = Callable[[Tensor, Linear, Linear, Tensor], Tensor]
 
@@ -247,7 +247,7 @@ def _pulled(denoiser: DenoiserLike, operator: Operator, y: Tensor, weigh: Weigh)
         return answer + variance * pull(back(weigh(_missing(operator, y, answer), back, pull, variance)))
     return informed
 
-# %% ../nbs/15_editing.ipynb #b1673f40
+# %% ../nbs/15_editing.ipynb #94e79c6f
 def dps(
     denoiser: DenoiserLike,  # (x, sigma) -> the clean images expected behind x
     operator: Operator,      # A
@@ -264,7 +264,7 @@ def dps(
         return strength * missing / (size * variance.sqrt())
     return _pulled(denoiser, operator, y, weigh)
 
-# %% ../nbs/15_editing.ipynb #5deced1c
+# %% ../nbs/15_editing.ipynb #7c6d783a
 def pigdm(
     denoiser: DenoiserLike,  # (x, sigma) -> the clean images expected behind x
     operator: Operator,      # A
@@ -281,7 +281,7 @@ def pigdm(
         return _solve(lambda v: spread * operator(back(v)) + noise**2 * v, missing, 100)
     return _pulled(denoiser, operator, y, weigh)
 
-# %% ../nbs/15_editing.ipynb #734d9245
+# %% ../nbs/15_editing.ipynb #4bf75241
 def moment_matched(
     denoiser: DenoiserLike,  # (x, sigma) -> the clean images expected behind x
     operator: Operator,      # A
@@ -295,7 +295,7 @@ def moment_matched(
         return _solve(lambda v: variance * operator(pull(back(v))) + noise**2 * v, missing, iterations)
     return _pulled(denoiser, operator, y, weigh)
 
-# %% ../nbs/15_editing.ipynb #39971d0b
+# %% ../nbs/15_editing.ipynb #fdd2202e
 KNOWING: dict[str, Callable[..., Guided]] = {'projection': projected, 'dps': dps, 'pigdm': pigdm,
                                              'moments': moment_matched}
 
@@ -313,7 +313,7 @@ def measured(
     if not (math.isfinite(noise) and noise >= 0): raise InputError(f"noise must be 0 or above, not {noise}")
     return KNOWING[method](denoiser, operator, y, noise, **options)
 
-# %% ../nbs/15_editing.ipynb #6a975191
+# %% ../nbs/15_editing.ipynb #495263d7
 def sdedit(
     denoiser: DenoiserLike,  # (x, sigma) -> the clean images expected behind x
     image: Tensor,           # what to start from (B,C,H,W)
@@ -326,7 +326,7 @@ def sdedit(
     "Noise an image to a level and walk down from there (SDEdit, Meng et al. 2021, arXiv:2108.01073)."
     return sample(denoiser, image + sigma * randn_like(image), karras_sigmas(steps, sigma_max=sigma), method, **options)
 
-# %% ../nbs/15_editing.ipynb #f3221b90
+# %% ../nbs/15_editing.ipynb #ec465edf
 def encode(
     denoiser: DenoiserLike,  # (x, sigma) -> the clean images expected behind x
     x: Tensor,               # clean images (B,C,H,W)
@@ -342,7 +342,7 @@ def encode(
             x = x + expand(above - sigma, x) * (d + d_above) / 2
     return x
 
-# %% ../nbs/15_editing.ipynb #cdfe6f5e
+# %% ../nbs/15_editing.ipynb #791465b4
 def slerp(
     a: Tensor,     # images in noise (...)
     b: Tensor,     # as `a`
@@ -353,7 +353,7 @@ def slerp(
     if angle < 1e-4: return torch.lerp(a, b, share)
     return (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / torch.sin(angle)
 
-# %% ../nbs/15_editing.ipynb #5bb8a741
+# %% ../nbs/15_editing.ipynb #fc264869
 def half_turn(
     x: Tensor,  # images (B,C,H,W)
 ) -> Tensor:    # as `x`
@@ -370,5 +370,5 @@ def anagram(
         return (upright(x, sigma) + turn(turned(turn(x), sigma))) / 2
     return both
 
-# %% ../nbs/15_editing.ipynb #b8bdd5bd
+# %% ../nbs/15_editing.ipynb #74f37140
 document(__name__)
