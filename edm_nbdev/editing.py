@@ -256,8 +256,9 @@ def dps(
     strength: float | None = 1.,  # of the pull; None for the method as derived
 ) -> Guided:                 # one call and one backward pass
     """Diffusion posterior sampling (Chung et al. 2022, arXiv:2209.14687): the covariance of the clean image is taken
-    as 0. As derived, sigma^2/s^2 weighs what is missing; with a strength, strength sigma by its root mean square does.
-    """
+    as 0. As derived, the factor of what is missing is sigma^2/s^2; with a strength it is strength sigma, divided by the
+    root mean square of what is missing. Raises InputError for the method as derived where s is 0."""
+    if strength is None and not noise: raise InputError("dps as derived divides by the noise: give a noise above 0")
     def weigh(missing: Tensor, back: Linear, pull: Linear, variance: Tensor) -> Tensor:
         if strength is None: return missing / noise**2
         size = (_dot(missing, missing) / missing[0].numel()).sqrt().clamp(min=max(noise, 1e-6))
