@@ -250,8 +250,10 @@ def draw_options(
     cfg_interval: str | None = None,
     # guide away from this weaker model, a run or a file, instead of from no label
     guide_model: str | None = None,
-    method: str = 'heun',      # euler, heun, dpmpp_2m, adams_bashforth or stochastic_heun
-    steps: int = 18,           # steps of the sampler
+    # euler, heun, dpmpp_2m, adams_bashforth, stochastic_heun or consistency; if not given, consistency for a model of
+    # edm_distill, else heun
+    method: str | None = None,
+    steps: int | None = None,  # steps of the sampler; if not given, 2 of consistency, 18 of others
     S_churn: float | None = None,  # stochastic_heun: fresh noise over the whole walk; 0 if not given
     S_min: float | None = None,    # stochastic_heun: fresh noise only from this noise level; 0 if not given
     S_max: float | None = None,    # stochastic_heun: fresh noise only up to this noise level; no bound if not given
@@ -262,10 +264,11 @@ def draw_options(
 ) -> dict[str, Any]:           # keyword arguments of `generate`, without those that were not given
     "How to draw, as `generate` takes it: text parsed, a weaker model loaded. Raises InputError for unknown values."
     from edm_nbdev.core import as_path
-    from edm_nbdev.generation import usual_precision
+    from edm_nbdev.generation import usual_precision, usual_walk
     from edm_nbdev.models import load_model
     churn = dict(S_churn=S_churn, S_min=S_min, S_max=S_max, S_noise=S_noise)
     given = {name: value for name, value in churn.items() if value is not None}
+    method, steps, _ = usual_walk(model, method, steps)
     settings = dict(method=method, steps=steps, seed=seed, cfg_scale=parse_scale(cfg_scale, model), **given)
     precision = usual_precision(model) if precision is None else precision
     if precision is not None: settings['precision'] = precision
