@@ -15,11 +15,12 @@ from .core import DenoiserLike, DivergenceError, InputError, check_whole, docume
 from .ode import expand, slope
 from .samplers import SamplerStep, add_method, ask, begin_walk, check_method, karras_sigmas, raise_noise
 
-# %% ../nbs/16_fewsteps.ipynb #f28fd4ed
-_EVEN = ((1.,), (3/2, -1/2), (23/12, -16/12, 5/12), (55/24, -59/24, 37/24, -9/24))  # newest first
-
+# %% ../nbs/16_fewsteps.ipynb #da3baf55
 def _check_order(order: int = 4) -> None:
     if order not in (1, 2, 3, 4): raise InputError(f"order must be 1, 2, 3 or 4, not {order}")
+
+# %% ../nbs/16_fewsteps.ipynb #d9be6f41
+_EVEN = ((1.,), (3/2, -1/2), (23/12, -16/12, 5/12), (55/24, -59/24, 37/24, -9/24))  # newest slope first
 
 def ipndm(
     denoiser: DenoiserLike,  # (x, sigma) -> the clean image expected behind x
@@ -45,25 +46,28 @@ def ipndm(
         yield SamplerStep(i=i, sigma=sigma, x=x, x_hat=x, sigma_hat=sigma, denoised=denoised, x_next=x_next)
         x = x_next
 
-# %% ../nbs/16_fewsteps.ipynb #e4cd02ce
+add_method('ipndm', ipndm, _check_order)
+
+# %% ../nbs/16_fewsteps.ipynb #69eb5e2f
 def _guess_weights(r: Tensor, h: Tensor, bend: float = 1.) -> Tensor:
-    """Weights of guesses at r (k,) or (k,B), in steps from where the step starts, for a step h () or (B,) in lambda: the
-    integral from 0 to 1 of the polynomial through them times h exp(h (r-1)). Of its square term only `bend` counts."""
-    moments = [-torch.expm1(-h)]                                      # the integral of r**m h exp(h (r-1)), by parts
+    """Weights of guesses at r (k,) or (k,B), in steps from where the step starts, for a step h () or (B,) in lambda:
+    those of the polynomial through them, averaged. Of its square term only the share `bend` counts."""
+    moments = [-torch.expm1(-h)]                       # integrals of h exp(h (r-1)) r**m, by parts
     for m in range(1, len(r)): moments.append(1 - m / h * moments[-1])
     if len(r) == 3: moments[2] = bend * moments[2]
-    m = torch.arange(len(r), dtype=r.dtype)[:, None]
-    powers = r.movedim(0, -1).unsqueeze(-2)**m                        # an equation a row
+    exponents = torch.arange(len(r), dtype=r.dtype)[:, None]
+    powers = r.movedim(0, -1).unsqueeze(-2)**exponents  # an equation a row
     return torch.linalg.solve(powers, torch.stack(moments, -1).unsqueeze(-1))[..., 0].movedim(-1, 0)
 
 def _weighted(weights: Tensor, guesses: list[Tensor]) -> Tensor:
     "The sum of guesses (B,...) with weights (k,) or (k,B)."
     return torch.stack([expand(w, guess) * guess for w, guess in zip(weights, guesses)]).sum(0)
 
-# %% ../nbs/16_fewsteps.ipynb #d9f2f789
+# %% ../nbs/16_fewsteps.ipynb #c78d31f0
 def _check_bend(bend: float = .5) -> None:
     if not 0 <= bend <= 1: raise InputError(f"bend must be from 0 to 1, not {bend}")
 
+# %% ../nbs/16_fewsteps.ipynb #d0f849ef
 def dpmpp_3m(
     denoiser: DenoiserLike,  # (x, sigma) -> the clean image expected behind x
     x: Tensor,               # images at noise level sigmas[0], (B,...)
@@ -72,8 +76,8 @@ def dpmpp_3m(
     *,
     grad: bool = False,      # keep the graph, so that gradients go back through the walk
 ) -> Iterator[SamplerStep]:  # n steps
-    """DPM-Solver++(3M) of Lu et al. 2022 (arXiv:2211.01095), without fresh noise: one call a step. Its error is of third
-    order for bend 1, and else of second, with a smaller constant for 1/2. The last step, to 0, is x = D.
+    """DPM-Solver++(3M) of Lu et al. 2022 (arXiv:2211.01095), without fresh noise: one call a step. Its error is of
+    third order for bend 1, else of second. The last step, to 0, is x = D.
     Raises InputError for levels that do not fall or bend outside [0, 1], DivergenceError for numbers not finite."""
     _check_bend(bend)
     x, sigmas = begin_walk(x, sigmas, grad)
@@ -89,11 +93,14 @@ def dpmpp_3m(
         yield SamplerStep(i=i, sigma=sigma, x=x, x_hat=x, sigma_hat=sigma, denoised=denoised, x_next=x_next)
         x = x_next
 
-# %% ../nbs/16_fewsteps.ipynb #ede849e4
+add_method('dpmpp_3m', dpmpp_3m, _check_bend)
+
+# %% ../nbs/16_fewsteps.ipynb #d4f9ab2f
 def _check_fresh(eta: float = 1., S_noise: float = 1.) -> None:
     if not (0 <= eta < math.inf and 0 <= S_noise < math.inf):
         raise InputError(f"eta and S_noise must be finite and not below 0, not eta {eta}, S_noise {S_noise}")
 
+# %% ../nbs/16_fewsteps.ipynb #7251b0af
 def euler_ancestral(
     denoiser: DenoiserLike,  # (x, sigma) -> the clean image expected behind x
     x: Tensor,               # images at noise level sigmas[0], (B,...)
@@ -119,7 +126,9 @@ def euler_ancestral(
         yield SamplerStep(i=i, sigma=sigma, x=x, x_hat=x, sigma_hat=sigma, denoised=denoised, x_next=x_next)
         x = x_next
 
-# %% ../nbs/16_fewsteps.ipynb #da3baf55
+add_method('euler_ancestral', euler_ancestral, _check_fresh)
+
+# %% ../nbs/16_fewsteps.ipynb #f132c335
 def dpmpp_2m_sde(
     denoiser: DenoiserLike,  # (x, sigma) -> the clean image expected behind x
     x: Tensor,               # images at noise level sigmas[0], (B,...)
@@ -151,7 +160,9 @@ def dpmpp_2m_sde(
         yield last
         x = x_next
 
-# %% ../nbs/16_fewsteps.ipynb #d9be6f41
+add_method('dpmpp_2m_sde', dpmpp_2m_sde, _check_fresh)
+
+# %% ../nbs/16_fewsteps.ipynb #e928483b
 def _check_tol(tol: float = .01, limit: int = 1000) -> None:
     if not 0 < tol < math.inf: raise InputError(f"tol must be above 0 and finite, not {tol}")
     check_whole('limit', limit)
@@ -163,6 +174,7 @@ def _pick(which: Tensor, new: Tensor, old: Tensor) -> Tensor:
     "The images of `new` where `which` (B,), and those of `old` elsewhere."
     return torch.where(which.to(new.device).reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
+# %% ../nbs/16_fewsteps.ipynb #b66def17
 def adaptive(
     denoiser: DenoiserLike,  # (x, sigma) -> the clean image expected behind x
     x: Tensor,               # images at noise level sigmas[0], (B,...)
@@ -173,10 +185,10 @@ def adaptive(
     *,
     grad: bool = False,      # keep the graph, so that gradients go back through the walk
 ) -> Iterator[SamplerStep]:  # accepted steps, with levels (B,): an image whose try fails stays where it is for now
-    """A walk that chooses its steps, each image its own. It predicts a step from the last two guesses, asks there (x_hat),
-    and corrects with the parabola through all three; `tol` bounds the correction. One call a try, of the whole batch
-    until the last image arrives. Raises InputError for levels that do not fall or numbers out of range, DivergenceError
-    for numbers not finite or more calls than `limit`."""
+    """A walk that chooses its steps, each image its own. It predicts a step from the last two guesses, asks there
+    (x_hat), and corrects with the parabola through all three; `tol` bounds the correction. One call a try, of the whole
+    batch until the last image arrives. Raises InputError for levels that do not fall or numbers out of range,
+    DivergenceError for numbers not finite or more calls than `limit`."""
     _check_tol(tol, limit)
     x, sigmas = begin_walk(x, sigmas, grad)
     to_zero = bool((sigmas[-1] == 0).all())
@@ -193,7 +205,7 @@ def adaptive(
         tried = _pick(going, expand((-h).exp(), x) * x + _weighted(first, [denoised, before]), x)
         asked = ask(denoiser, tried, sigma_next, i, grad)
         change = _weighted(second - torch.cat([0 * h[None], first]), [asked, denoised, before])
-        error = change.detach().float().flatten(1).square().mean(1).sqrt().cpu().double()
+        error = change.detach().float().reshape(len(x), -1).square().mean(1).sqrt().cpu().double()
         good = going & (error <= tol)
         if good.any():
             x_next = _pick(good, tried + change, x)
@@ -206,7 +218,9 @@ def adaptive(
     if to_zero:
         yield SamplerStep(i=i, sigma=sigma, x=x, x_hat=x_hat, sigma_hat=sigma, denoised=denoised, x_next=denoised)
 
-# %% ../nbs/16_fewsteps.ipynb #a3cd253b
+add_method('adaptive', adaptive, _check_tol, _count_by_itself)
+
+# %% ../nbs/16_fewsteps.ipynb #b9cb5fa5
 def step_costs(
     denoiser: DenoiserLike,  # (x, sigma) -> the clean image expected behind x
     x: Tensor,               # a batch of images at noise level sigmas[0], (B,...)
@@ -220,14 +234,15 @@ def step_costs(
     sigmas = torch.as_tensor(sigmas, dtype=torch.float64, device='cpu')
     if sigmas.ndim != 1 or len(steps) != len(sigmas) - 1:
         raise InputError("step_costs needs one list of levels for all images, (M+1,), and a method that steps on it")
-    path = torch.stack([step.x for step in steps] + [steps[-1].x_next]).flatten(2)     # (M+1,B,d)
+    path = torch.stack([step.x for step in steps] + [steps[-1].x_next]).reshape(len(sigmas), len(x), -1)  # (M+1,B,d)
     costs = torch.full((len(sigmas), len(sigmas)), math.inf, dtype=torch.float64)
     for i, step in enumerate(steps):
-        d, h = slope(step.x_hat, step.denoised, step.sigma_hat).flatten(1), expand(sigmas[i+1:] - sigmas[i], x)
-        missed = path[i] + h.reshape(-1, 1, 1) * d - path[i+1:]                        # (M-i,B,d)
+        d, h = slope(step.x_hat, step.denoised, step.sigma_hat), expand(sigmas[i+1:] - sigmas[i], path)
+        missed = path[i] + h * d.reshape(path[i].shape) - path[i+1:]                   # (M-i,B,d)
         costs[i, i+1:] = missed.square().mean(2).sqrt().mean(1).cpu()
     return costs
 
+# %% ../nbs/16_fewsteps.ipynb #19690cfa
 def cheapest_steps(
     costs: Tensor,  # (M+1,M+1): of a step from level i to a later level j
     n: int,         # steps, 1 to M
@@ -254,13 +269,6 @@ def search_steps(
     walk over all candidates, the steps of Euler whose errors have the least sum. Raises InputError for n above M."""
     candidates = karras_sigmas(60) if sigmas is None else torch.as_tensor(sigmas, dtype=torch.float64, device='cpu')
     return candidates[cheapest_steps(step_costs(denoiser, x, candidates), n)]
-
-# %% ../nbs/16_fewsteps.ipynb #68a65ab3
-add_method('ipndm', ipndm, _check_order)
-add_method('dpmpp_3m', dpmpp_3m, _check_bend)
-add_method('dpmpp_2m_sde', dpmpp_2m_sde, _check_fresh)
-add_method('euler_ancestral', euler_ancestral, _check_fresh)
-add_method('adaptive', adaptive, _check_tol, _count_by_itself)
 
 # %% ../nbs/16_fewsteps.ipynb #4b777a8d
 document(__name__)

@@ -88,13 +88,14 @@ def ipndm_scheduler(sigmas: Tensor) -> Tensor:
         x = scheduler.step((slope - beta * x) / alpha, t, x).prev_sample
     return x / scheduler.alphas[-1]
 
-Walk = tuple[str, dict[str, Any], bool, Callable[[Tensor], Tensor]]  # our method, its options, whether down to 0; theirs
+Walk = tuple[str, dict[str, Any], bool, Callable[[Tensor], Tensor]]  # ours, its options, down to 0?; theirs
 
 def walks() -> dict[str, Walk]:
     "What is compared, by the name that the other library has for it."
     def kd(name: str, **kw: Any) -> Callable[[Tensor], Tensor]: return lambda sigmas: k_diffusion(name, sigmas, **kw)
     def edm(name: str, **kw: Any) -> Callable[[Tensor], Tensor]: return lambda sigmas: edm_scheduler(name, sigmas, **kw)
     dpm, whole = 'EDMDPMSolverMultistepScheduler', dict(lower_order_final=False)
+    parabola = dict(solver_order=3, solver_type='heun', **whole)
     result: dict[str, Walk] = {
         'k-diffusion euler': ('euler', {}, True, kd('euler')),
         'k-diffusion heun': ('heun', {}, True, kd('heun')),
@@ -103,15 +104,16 @@ def walks() -> dict[str, Walk]:
         'k-diffusion dpmpp_3m_sde, eta 0': ('dpmpp_3m', {}, True, kd('dpmpp_3m_sde', eta=0.)),
         'diffusers EDMEulerScheduler': ('euler', {}, True, edm('EDMEulerScheduler')),
         f'diffusers {dpm}, order 2': ('dpmpp_2m', {}, True, edm(dpm, solver_order=2, **whole)),
-        f'diffusers {dpm}, order 3, heun': ('dpmpp_3m', {}, True, edm(dpm, solver_order=3, solver_type='heun', **whole)),
+        f'diffusers {dpm}, order 3, heun': ('dpmpp_3m', {}, True, edm(dpm, **parabola)),
         'diffusers IPNDMScheduler': ('ipndm', dict(order=4), False, ipndm_scheduler)}
     for eta in (0., .5, 1., 1.5):
         result[f'k-diffusion euler_ancestral, eta {eta:g}'] = (
             'euler_ancestral', dict(eta=eta), True, kd('euler_ancestral', eta=eta))
         result[f'k-diffusion dpmpp_2m_sde, midpoint, eta {eta:g}'] = (
             'dpmpp_2m_sde', dict(eta=eta), True, kd('dpmpp_2m_sde', eta=eta, solver_type='midpoint'))
-    for method, name in (('euler_ancestral', 'euler_ancestral'), ('dpmpp_2m_sde', 'dpmpp_2m_sde')):  # noise at the end
-        result[f'k-diffusion {name}, above 0'] = (method, dict(eta=1., S_noise=1.1), False, kd(name, eta=1., s_noise=1.1))
+    for name in ('euler_ancestral', 'dpmpp_2m_sde'):  # fresh noise at the end too, and more of it
+        theirs = kd(name, eta=1., s_noise=1.1)
+        result[f'k-diffusion {name}, above 0'] = (name, dict(eta=1., S_noise=1.1), False, theirs)
     return result
 
 def golden() -> dict[str, Any]:
