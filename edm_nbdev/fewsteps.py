@@ -174,6 +174,13 @@ def _pick(which: Tensor, new: Tensor, old: Tensor) -> Tensor:
     "The images of `new` where `which` (B,), and those of `old` elsewhere."
     return torch.where(which.to(new.device).reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
+def _pair_of_weights(h: Tensor, since: Tensor) -> tuple[Tensor, Tensor]:
+    """For a step after one of length `since`: weights (2,B) of the last two guesses in the prediction by a line, and
+    weights (3,B) of the guess at its end and of these two in the correction by a parabola."""
+    r = torch.stack([torch.ones_like(h), torch.zeros_like(h), -since / h])
+    line, parabola = _guess_weights(r[1:], h), _guess_weights(r, h)
+    return line, parabola - torch.cat([torch.zeros_like(h)[None], line])
+
 # %% ../nbs/16_fewsteps.ipynb #b66def17
 def adaptive(
     denoiser: DenoiserLike,  # (x, sigma) -> the clean image expected behind x
@@ -185,10 +192,10 @@ def adaptive(
     *,
     grad: bool = False,      # keep the graph, so that gradients go back through the walk
 ) -> Iterator[SamplerStep]:  # accepted steps, with levels (B,): an image whose try fails stays where it is for now
-    """A walk that chooses its steps, each image its own. It predicts a step from the last two guesses, asks there
-    (x_hat), and corrects with the parabola through all three; `tol` bounds the correction. One call a try, of the whole
-    batch until the last image arrives. Raises InputError for levels that do not fall or numbers out of range,
-    DivergenceError for numbers not finite or more calls than `limit`."""
+    """A walk that chooses its steps, each image its own: it predicts a step from the last two guesses, asks there
+    (x_hat), and corrects with the parabola through all three, by at most `tol`. One call a try, of the whole batch until
+    all have arrived. Raises InputError for levels that do not fall or numbers out of range, DivergenceError for numbers
+    not finite or more calls than `limit`."""
     _check_tol(tol, limit)
     x, sigmas = begin_walk(x, sigmas, grad)
     to_zero = bool((sigmas[-1] == 0).all())
@@ -200,11 +207,10 @@ def adaptive(
         if not going.any(): break
         h = torch.where(going, torch.where(h > .9 * rest, rest, h), 1.)
         sigma_next = torch.where(h < rest, sigma * (-h).exp(), end)
-        r = torch.stack([torch.ones_like(h), torch.zeros_like(h), -since / h])
-        first, second = _guess_weights(r[1:], h), _guess_weights(r, h)
+        first, further = _pair_of_weights(h, since)
         tried = _pick(going, expand((-h).exp(), x) * x + _weighted(first, [denoised, before]), x)
         asked = ask(denoiser, tried, sigma_next, i, grad)
-        change = _weighted(second - torch.cat([0 * h[None], first]), [asked, denoised, before])
+        change = _weighted(further, [asked, denoised, before])
         error = change.detach().float().reshape(len(x), -1).square().mean(1).sqrt().cpu().double()
         good = going & (error <= tol)
         if good.any():
@@ -215,8 +221,7 @@ def adaptive(
             sigma, since = torch.where(good, sigma_next, sigma), torch.where(good, h, since)
         h = h * (.9 * (tol / error.clamp_min(1e-9 * tol))**(1/3)).clamp(.3, 3)
     if (sigma > end).any(): raise DivergenceError(f"not at the end after {limit} calls: raise tol, or limit")
-    if to_zero:
-        yield SamplerStep(i=i, sigma=sigma, x=x, x_hat=x_hat, sigma_hat=sigma, denoised=denoised, x_next=denoised)
+    if to_zero: yield SamplerStep(i, sigma, x, x_hat, sigma_hat=sigma, denoised=denoised, x_next=denoised)
 
 add_method('adaptive', adaptive, _check_tol, _count_by_itself)
 
