@@ -193,9 +193,9 @@ def adaptive(
     grad: bool = False,      # keep the graph, so that gradients go back through the walk
 ) -> Iterator[SamplerStep]:  # accepted steps, with levels (B,): an image whose try fails stays where it is for now
     """A walk that chooses its steps, each image its own: it predicts a step from the last two guesses, asks there
-    (x_hat), and corrects with the parabola through all three, by at most `tol`. One call a try, of the whole batch until
-    all have arrived. Raises InputError for levels that do not fall or numbers out of range, DivergenceError for numbers
-    not finite or more calls than `limit`."""
+    (x_hat), and corrects with the parabola through all three, by at most `tol`. One call a try, of the whole batch
+    until all have arrived. Raises InputError for levels that do not fall or numbers out of range, DivergenceError for
+    numbers not finite or more calls than `limit`."""
     _check_tol(tol, limit)
     x, sigmas = begin_walk(x, sigmas, grad)
     to_zero = bool((sigmas[-1] == 0).all())
