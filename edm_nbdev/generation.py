@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import edm_nbdev.distill  # noqa: F401  its sampler joins METHODS
+import edm_nbdev.fewsteps  # noqa: F401  so do its
 from .bars import Lines, Redrawn, bar
 from edm_nbdev.core import (
     DenoiserLike,
