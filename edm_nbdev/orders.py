@@ -118,8 +118,9 @@ class Order:
         "What `generate_walks` takes where nothing is given; how to walk depends on the model."
         parameters = signature(generate_walks).parameters.values()
         defaults = {p.name: p.default for p in parameters if p.default is not Parameter.empty}
-        method, steps, sigma_min = usual_walk(self.model, *map(self.settings.get, ('method', 'steps', 'sigma_min')))
-        return {**defaults, 'method': method, 'steps': steps, 'sigma_min': sigma_min}
+        method, steps, _ = usual_walk(self.model, self.settings.get('method'))
+        lowest = lowest_level(method, int(self.settings.get('steps') or steps))
+        return {**defaults, 'method': method, 'steps': steps, 'sigma_min': lowest}
 
     @cached_property
     def resolved(self) -> dict[str, Any]:  # by name
@@ -135,9 +136,8 @@ class Order:
     @property
     def named(self) -> dict[str, Any]:  # by name
         "The settings that a report names: some in any case, others where they are not the default."
-        usual = {**self._defaults, 'sigma_min': lowest_level(self.resolved['method'], self.resolved['steps'])}
         return {name: value for name, value in self.resolved.items()
-                if name in _ALWAYS or value != usual.get(name)}
+                if name in _ALWAYS or value != self._defaults.get(name)}
 
 _ALWAYS = 'cfg_scale', 'method', 'steps', 'seed'
 _NOT_SET = 'label', 'first', 'noise', 'batch_size'  # not settings of an evaluation
