@@ -298,10 +298,10 @@ def edm_distill(
     data: str | None = None,       # data set or folder of pictures, if not the one that the teacher was trained on
     root: str | None = None,       # where data sets and their caches lie; $EDM_DATA, or else a folder in your home
     run: str | None = None,        # folder of the run; if not given, runs/NAME-distilled; an existing run goes on
-    images: int | None = None,     # images to see in all; 200,000 if not given
+    images: int | None = None,     # images to see in all; 120,000 if not given
     minutes: float | None = None,  # stop after this many minutes, if that comes first; the pictures come after
     targets: str | None = None,    # what to follow: the path of the teacher, or that of the clean image (data)
-    halve_images: int | None = None,  # images after which two levels of a pair are half as far apart; 40,000
+    halve_images: int | None = None,  # images after which two levels of a pair are half as far apart; 30,000
     batch_size: int | None = None, # images in a step, if not the teacher's
     lr: float | None = None,       # learning rate; 0.001 if not given
     seed: int | None = None,       # another seed, another run; the teacher's if not given

@@ -33,7 +33,7 @@ class TrainConfig(Recipe):
     teacher: str | None = None     # distil this model (a run, a file, a shipped name) into one that draws in few
                                    # steps, by lesson 16a; None learns to denoise
     targets: str = 'teacher'       # of a distillation: along the "teacher"'s path, or that of the clean image ("data")
-    halve_images: int = 40_000     # of a distillation: images after which two levels of a pair are half as far apart
+    halve_images: int = 30_000     # of a distillation: images after which two levels of a pair are half as far apart
     augment_version: int = 2       # 2 changes pictures as the paper does; 1 as earlier versions did, for their runs
     images: int = 40_000           # images to see in all: about half a minute on two cores
     minutes: float | None = None   # stop after so many minutes of this call, whichever comes first
@@ -165,9 +165,9 @@ def distillation(
     if config.teacher is not None:
         raise InputError(f"'{teacher}' was distilled itself, from {config.teacher}: a teacher must be a denoiser")
     usual = TrainConfig()
-    anew = {name: getattr(usual, name) for name in BUDGET} | dict(images=200_000, precision=None)
+    anew = {name: getattr(usual, name) for name in BUDGET} | dict(images=120_000, precision=None)
     levels = dict(P_mean=0., P_std=1.8)  # higher and wider than for a denoiser: up to where walks begin
-    rate = dict(lr=1e-3, beta2=.99, warmup_images=2_000, decay_images=50_000)
+    rate = dict(lr=1e-3, beta2=.99, warmup_images=2_000, decay_images=10_000)
     return replace(config, **{**anew, **levels, **rate, 'teacher': teacher, **changes})
 
 # %% ../nbs/workshop/config.ipynb #cb9d0ecd
@@ -205,7 +205,7 @@ OLD_DEFAULTS: dict[str, Any] = dict(
     precision='float32', accumulate=1, preset='digits', data='digits', size=None, width=32, mults=[1, 2], blocks=1,
     patch=1, attention_resolutions=[4], head_channels=16, dropout=0., images=40_000, minutes=None, run=None, root=None,
     device=None, checkpoint_seconds=20., threads=None, compile=False, checkpoint_activations=False,
-    shard=False, augment_version=1, teacher=None, targets='teacher', halve_images=40_000)
+    shard=False, augment_version=1, teacher=None, targets='teacher', halve_images=30_000)
 _CHANGED = ('augment_version',)  # fields whose default is not what a run without them did
 
 # %% ../nbs/workshop/config.ipynb #829ab14b
