@@ -10,14 +10,15 @@ noise for every method. Two measurements for each method and number of calls:
 - Fréchet distances from the training set, in the features of the classifier that `edm_evaluate` uses, and in 64
   principal components of the pixels; pictures drawn with bf16 multiplications. The floor is the same for test pictures.
 
-Methods that cannot spend exactly so many calls spend the next number below. The adaptive method gets the tolerance that
-comes nearest on 20 pictures. Rows that the output has already are not measured again."""
+Methods that cannot spend exactly so many calls spend the next number below. The adaptive method gets a tolerance that
+spends about so many on 20 pictures; it needs 5. Rows that the output has already are not measured again."""
 from __future__ import annotations
 
 import argparse
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,28 +32,56 @@ from edm_nbdev.data import load_data
 from edm_nbdev.guidance import guide
 from edm_nbdev.judges import kept_classifier
 from edm_nbdev.metrics import Moments, frechet_distance, frechet_error
-from edm_nbdev.samplers import karras_sigmas, keyed_noise, sample
+from edm_nbdev.ode import slope
+from edm_nbdev.samplers import SamplerStep, add_method, ask, karras_sigmas, keyed_noise, sample
 
 SETS, EACH, NEAR, BATCH = 3, 256, 32, 64
-CALLS = (4, 6, 8, 10, 18, 35)
+FEW = (4, 6, 8, 10)
+NOISY_METHODS = ('stochastic_heun', 'euler_ancestral', 'dpmpp_2m_sde')
 NOISY = {'S_churn': .15, 'S_min': .05, 'S_max': 50.}  # S_churn for each step, as in lesson 03
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     'euler': ('euler', {}), 'heun': ('heun', {}), 'dpmpp_2m': ('dpmpp_2m', {}), 'dpmpp_3m': ('dpmpp_3m', {}),
+    'dpmpp_3m bend 1': ('dpmpp_3m', {'bend': 1.}),
     **{f'adams_bashforth {k}': ('adams_bashforth', {'order': k}) for k in (2, 3, 4)},
     **{f'ipndm {k}': ('ipndm', {'order': k}) for k in (2, 3, 4)},
-    'adaptive': ('adaptive', {}),
+    'both': ('both', {}), 'adaptive': ('adaptive', {}),
     'stochastic_heun': ('stochastic_heun', NOISY), 'euler_ancestral': ('euler_ancestral', {}),
     'dpmpp_2m_sde': ('dpmpp_2m_sde', {})}
 SEARCHED = ('euler', 'dpmpp_2m', 'ipndm 4')
+LONG = (25, 50, 71)  # calls at which three kinds of weights are compared once more
+
+
+def both(denoiser: Any, x: Tensor, sigmas: Tensor, *, grad: bool = False) -> Iterator[SamplerStep]:
+    "Cubics in the number of the step through the last four slopes, with their exact mean over the levels of a step."
+    past: list[Tensor] = []
+    for i, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
+        denoised = x_next = ask(denoiser, x, sigma, i, grad)
+        past = [slope(x, denoised, sigma), *past[:3]]
+        if sigma_next > 0:
+            m = torch.arange(len(past), dtype=torch.float64)[:, None]
+            edges = torch.lerp(sigma**(1 / 7), sigma_next**(1 / 7), torch.linspace(0, 1, 1001, dtype=torch.float64))**7
+            middle = (torch.arange(1000, dtype=torch.float64) + .5) / 1000
+            moments = (middle**m * edges.diff() / (sigma_next - sigma)).sum(1)
+            weights = torch.linalg.solve((-m.T)**m, moments)
+            x_next = x + float(sigma_next - sigma) * sum(float(w) * d for w, d in zip(weights, past))
+        yield SamplerStep(i=i, sigma=sigma, x=x, x_hat=x, sigma_hat=sigma, denoised=denoised, x_next=x_next)
+        x = x_next
 
 
 class Asked:
-    "A denoiser that counts for how many pictures it was asked."
-    def __init__(self, denoiser: Callable[[Tensor, Tensor], Tensor]) -> None: self.denoiser, self.n = denoiser, 0
+    "A denoiser that keeps the levels at which it was asked."
+    def __init__(self, denoiser: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.denoiser, self.levels = denoiser, list[Tensor]()
 
     def __call__(self, x: Tensor, sigma: Tensor) -> Tensor:
-        self.n += len(x)
+        self.levels.append(sigma.expand(len(x)))
         return self.denoiser(x, sigma)
+
+    def calls(self) -> int:
+        "Calls of all pictures by the adaptive method, which asks on for those that have arrived; that does not count."
+        levels = torch.stack(self.levels)
+        above, order = levels > levels[-1], torch.arange(1, len(levels) + 1)[:, None]
+        return int(((above * order).amax(0) + 1).sum())
 
 
 class Scores:
@@ -102,17 +131,13 @@ class Bench:
         "Where the walks of these pictures end, and how many calls each took in the mean."
         ends, asked, kw = torch.empty(len(which), 1, 32, 32), 0, dict(options)
         if method == 'stochastic_heun': kw['S_churn'] = options['S_churn'] * (len(sigmas) - 1)
-        parts = [part for part in torch.arange(len(which)).split(BATCH)]
-        if method == 'adaptive':  # it asks for those alone that have not arrived, so all in a batch have one class
-            parts = [(self.label[which] == c).nonzero().flatten() for c in range(10)]
-        for part in parts:
+        for part in torch.arange(len(which)).split(BATCH):
             chosen = which[part]
-            if method in ('stochastic_heun', 'euler_ancestral', 'dpmpp_2m_sde'):
+            if method in NOISY_METHODS:
                 kw['randn_like'] = keyed_noise(1, int(chosen[0]), len(chosen))
-            label: Any = int(self.label[chosen[0]]) if method == 'adaptive' else self.label[chosen]
-            denoiser = Asked(guide(self.model, label))
+            denoiser = Asked(guide(self.model, self.label[chosen]))
             ends[part] = sample(denoiser, self.start[chosen], sigmas, method, **kw)
-            asked += denoiser.n
+            asked += denoiser.calls() if method == 'adaptive' else len(denoiser.levels) * len(chosen)
         return ends, asked / len(which)
 
     def steps(self, method: str, calls: int) -> int:
@@ -128,15 +153,16 @@ class Bench:
         return float(f'{math.exp(high):.3g}')
 
 
-def measure(bench: Bench, score: Scores, method: str, options: dict[str, Any], sigmas: Tensor,
-            goal: Tensor) -> dict[str, Any]:
+def measure(bench: Bench, score: Scores, goal: Tensor, method: str, options: dict[str, Any], sigmas: Tensor,
+            judged: bool = True) -> dict[str, Any]:
     "A row of the table."
     row: dict[str, Any] = {}
-    if method not in ('stochastic_heun', 'euler_ancestral', 'dpmpp_2m_sde'):
+    if method not in NOISY_METHODS:
         ends, row['calls'] = bench.walk(method, options, sigmas, bench.near)
         off = (ends - goal).square().mean((1, 2, 3))
         row['off'] = round(off.mean().sqrt().item(), 5)
         row['off, sets'] = [round(some.mean().sqrt().item(), 5) for some in off.split(NEAR)]
+    if not judged: return row
     with torch.autocast('cpu', torch.bfloat16):
         ends, row['calls'] = bench.walk(method, options, sigmas, torch.arange(SETS * EACH))
     row['calls'] = round(row['calls'], 2)
@@ -176,7 +202,7 @@ def main() -> None:
 
     def row(key: str, *what: Any) -> None:
         if key in rows: return
-        rows[key] = measure(bench, score, *what, goal)
+        rows[key] = measure(bench, score, goal, *what)
         print(key, rows[key], flush=True)
         keep()
 
@@ -190,20 +216,31 @@ def main() -> None:
         stored['real'] = score(test.batch(torch.arange(SETS * EACH))[0].unflatten(0, (SETS, EACH)))
         keep()
     import edm_nbdev.fewsteps  # registers its samplers  # noqa: F401
+    add_method('both', both)
     names = given.only.split(',') if given.only else [*METHODS]
-    for calls in CALLS:
-        for name in names:
-            method, options = METHODS[name]
-            if calls == 35 and name not in ('euler', 'heun', 'dpmpp_2m', 'ipndm 4', 'stochastic_heun',
-                                            'euler_ancestral', 'dpmpp_2m_sde'): continue
-            if f'{name}, {calls}' in rows: continue
-            if name == 'adaptive': options = stored.setdefault('tolerances', {}).setdefault(
-                str(calls), {'tol': bench.tolerance(calls)})
-            row(f'{name}, {calls}', method, options, karras_sigmas(bench.steps(method, calls)))
-    if given.only: return
-    if 'searched' not in stored: stored['searched'] = searched(bench)
-    for key, levels in stored['searched'].items():
-        for name in SEARCHED: row(f'{name}, {key} searched', *METHODS[name], torch.tensor(levels, dtype=torch.float64))
+
+    def table(counts: Sequence[int], names: Sequence[str]) -> None:
+        for calls in counts:
+            for name in names:
+                method, options = METHODS[name]
+                if name == 'adaptive' and f'{name}, {calls}' not in rows:
+                    options = {'tol': bench.tolerance(calls)}
+                    stored.setdefault('tolerances', {})[str(calls)] = options
+                row(f'{name}, {calls}', method, options, karras_sigmas(bench.steps(method, calls)))
+
+    table(FEW, names)
+    if not given.only:
+        if 'searched' not in stored: stored['searched'] = searched(bench)
+        for key, levels in stored['searched'].items():
+            for name in SEARCHED:
+                row(f'{name}, {key} searched', *METHODS[name], torch.tensor(levels, dtype=torch.float64))
+        for name in (*SEARCHED, 'adams_bashforth 4'):
+            row(f'{name}, 8 to 0.1', *METHODS[name], karras_sigmas(8, sigma_min=.1))
+        for calls in LONG:
+            for name in ('adams_bashforth 4', 'ipndm 4', 'both'):
+                row(f'{name}, {calls}', *METHODS[name], karras_sigmas(calls), False)
+    table((18,), [name for name in names if name[-2:] not in (' 2', ' 3')])
+    table((35,), [name for name in names if name in ('heun', 'dpmpp_2m', 'ipndm 4', *NOISY_METHODS)])
 
 
 if __name__ == '__main__': main()
