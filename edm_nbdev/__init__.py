@@ -13,19 +13,19 @@ _home = {
 }
 _modules = (
     'core', 'plots', 'streams', 'data', 'ode', 'samplers', 'designs', 'precond', 'unet', 'training', 'guidance',
-    'metrics', 'playground', 'averages', 'editing', 'bars', 'reading', 'caches', 'pictures', 'layout', 'augment',
-    'folders', 'devices', 'signals', 'runs', 'checkpoints', 'store', 'tables', 'config', 'feeding', 'models',
-    'generation', 'judges', 'measures', 'orders', 'sharding', 'parallel', 'loop', 'tracking', 'report', 'options',
-    'edits', 'cli', 'app',
+    'metrics', 'playground', 'averages', 'editing', 'fewsteps', 'distill', 'bars', 'reading', 'caches', 'pictures',
+    'layout', 'augment', 'folders', 'devices', 'signals', 'runs', 'checkpoints', 'store', 'tables', 'config', 'feeding',
+    'models', 'generation', 'judges', 'measures', 'orders', 'sharding', 'parallel', 'loop', 'tracking', 'report',
+    'options', 'edits', 'cli', 'app',
 )
 __all__ = list(_home)
 
 if _TYPE_CHECKING:  # for editors and type checkers, which do not run `__getattr__`
     from . import (
-        app, augment, averages, bars, caches, checkpoints, cli, config, core, data, designs, devices, editing, edits,
-        feeding, folders, generation, guidance, judges, layout, loop, measures, metrics, models, ode, options, orders,
-        parallel, pictures, playground, plots, precond, reading, report, runs, samplers, sharding, signals,
-        store, streams, tables, tracking, training, unet,
+        app, augment, averages, bars, caches, checkpoints, cli, config, core, data, designs, devices, distill, editing,
+        edits, feeding, fewsteps, folders, generation, guidance, judges, layout, loop, measures, metrics, models, ode,
+        options, orders, parallel, pictures, playground, plots, precond, reading, report, runs, samplers, sharding,
+        signals, store, streams, tables, tracking, training, unet,
     )
     from .config import PRESETS
     from .data import load_data

@@ -31,7 +31,7 @@ from edm_nbdev.editing import (
     measured,
     slerp,
 )
-from .generation import generate, in_eval_mode, usual_batch
+from .generation import generate, in_eval_mode, is_distilled, usual_batch
 from .guidance import Guided, guide
 from .options import parse_label
 from .pictures import kind_of, open_picture, square_pixels
@@ -352,6 +352,9 @@ def plan_edits(
 ) -> list[Edit]:                     # a row of answers each
     "Read and check everything; nothing is drawn yet. Raises InputError for what does not fit."
     check_task(task, pictures, mask=mask, strength=strength, factor=factor, noise=noise, posterior=posterior)
+    if is_distilled(model):
+        raise InputError("this model was distilled and jumps: editing needs a denoiser, such as the model it was made "
+                         f"from ({model.config.teacher})")
     if task == 'anagram':
         views = parse_views(label, model)
         return [Edit(None, views[0], (), partial(anagrams, model, views))]

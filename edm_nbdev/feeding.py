@@ -77,7 +77,8 @@ class Feeder:
             label = label.masked_fill(hidden, len(self.data.classes))
         if self.augment is not None:
             y, changes = self.augment.on(y, keys('augment'))
-        return Batch(y, label, sigma, noise, changes, keys('dropout'))
+        seen = torch.full((len(y),), step * self.recipe.batch_size, device=self.device)
+        return Batch(y, label, sigma, noise, changes, keys('dropout'), seen)
 
     def _share(self, step: int) -> _Share:
         "The images of a step, which the thread has read meanwhile. It goes on with those of the next."

@@ -24,7 +24,16 @@ from .config import BUDGET, OLD_DEFAULTS, TrainConfig, encode_config, free_field
 from .core import About, DivergenceError, InputError, RunError, as_path, document, moved
 from .data import Images, load_data
 from .devices import Delayed, native_bf16, pick_device, processes
-from .models import make_denoiser, model_header, network_name, same_network, weights_of
+from .distill import Distillation
+from edm_nbdev.models import (
+    fill_weights,
+    load_model,
+    make_denoiser,
+    model_header,
+    network_name,
+    same_network,
+    weights_of,
+)
 from .parallel import StepGradient, check_denoiser, prepare, share_of_batch
 from edm_nbdev.runs import (
     average_key,
@@ -44,7 +53,7 @@ from edm_nbdev.runs import (
 )
 from .sharding import check_shard, forbid_calls, gather, load_optimizer, load_weights, shard
 from .signals import Stopped, hold_signals, stop_on_signals
-from .training import Averages, update
+from .training import Averages, Objective, update
 
 # %% ../nbs/workshop/loop.ipynb #78812413
 def settle_config(
@@ -97,6 +106,7 @@ class Training:
         denoiser: nn.Module | None = None,   # a denoiser of one's own; None makes the one that config describes
         *,
         new_data: bool = False,              # whether the run may go on with other pictures than it has had so far
+        objective: Objective | None = None,  # what to learn from a batch; None is what config says
     ) -> None:
         device = pick_device(config.device)  # before anything else is put on a GPU
         self.config = settle_config(config if data is None else replace(config, data=data.name), device)
@@ -113,6 +123,8 @@ class Training:
         self.about, self.pictures = About.of(self.data), self._agree_on_pictures()
         self.new_data, self.news = new_data, ''  # whether other pictures are welcome, and what has changed in them
         self.augment = Augment(config.augment, config.seed, version) if config.augment else None
+        self.teacher = self._load_teacher(objective)
+        self.objective = objective or (self.teacher and self._distillation(self.teacher))
         self._build(denoiser)
         self.taken = self.skipped = self.bad = 0  # steps: all, those left out, those left out since the last good one
         self.loss_average = torch.zeros((), device=self.workers.device)
@@ -139,11 +151,39 @@ class Training:
                            f"{mine['n']}, and the first {first['n']}. Give all processes the same ones")
         return first
 
+    def _load_teacher(self, objective: Objective | None) -> Any:
+        """The model to distil, None if there is none. Raises InputError if it is not a denoiser for these data or has
+        another network than the config describes."""
+        name = self.config.teacher
+        if name is None or objective is not None: return None
+        teacher = load_model(name, self.workers.device)
+        if getattr(teacher.config, 'teacher', None):
+            raise InputError(f"'{name}' draws in few steps itself, by what it learnt from {teacher.config.teacher}: a "
+                             "teacher must be a denoiser")
+        for what in ('classes', 'shape'):
+            its, now = list(getattr(teacher.data, what)), list(getattr(self.about, what))
+            if its != now: raise InputError(f"'{name}' draws pictures of {what} {its}, and the data have {now}")
+        self.about = replace(self.about, sigma_data=float(teacher.sigma_data))
+        return teacher
+
+    def _distillation(self, teacher: Any) -> Distillation:
+        "What a distillation learns from a batch."
+        return Distillation(self.config.halve_images, teacher if self.config.targets == 'teacher' else None)
+
+    def _begin_as_teacher(self) -> None:
+        "Give the network the weights of the teacher. Raises InputError if it has another network."
+        try: fill_weights(self.denoiser, weights_of(self.teacher))
+        except RuntimeError as e:
+            if of_the_machine(e): raise
+            raise InputError(f"'{self.config.teacher}' has another network than this config describes: take the "
+                             "teacher's, as in replace(load_model(teacher).config, teacher=...)") from e
+
     def _build(self, denoiser: Any) -> None:
         "The networks before the first step, the same in all processes, and Adam."
         config, device = self.config, self.workers.device
         if denoiser is None:
             self.denoiser: nn.Module = make_denoiser(config, self.about)
+            if self.teacher is not None: self._begin_as_teacher()
             if not config.shard: self.denoiser.to(device)  # `shard` moves it, block by block
         else:
             self.denoiser = denoiser.to(device)
@@ -195,7 +235,8 @@ class Training:
         "One step of all processes together."
         self.whole = False
         if self.compute is None:
-            self.compute = StepGradient(self.denoiser, self.data, self.config, self.workers, self.augment)
+            self.compute = StepGradient(self.denoiser, self.data, self.config, self.workers, self.augment,
+                                        self.objective)
         sigma, losses = self.compute(self.taken)
         loss = losses.sum() / self.config.batch_size
         self.workers.sum_(loss)
@@ -446,6 +487,7 @@ def train(
     denoiser: nn.Module | None = None,  # one's own, called (x, sigma, label=None), with a sigma_data; None: config's
     *,
     new_data: bool = False,             # whether a run may go on with other pictures than it has had so far
+    objective: Objective | None = None,  # what to learn from a batch, as `batch_losses` of training; None: see config
 ) -> Iterator[TrainStep]:               # a record after each step
     """Train, from where config.run stands. To leave early, break out of `for step in train(config)`, or close the
     generator. Raises InputError before any work if data, device or denoiser cannot be used, its kind RunError if the
@@ -453,7 +495,7 @@ def train(
     OSError if the system cannot write. What was saved stays whole. Until it ends, SIGTERM and SIGUSR1 stop it as Ctrl-C
     does."""
     with stop_on_signals():
-        yield from Training(config, data, denoiser, new_data=new_data).steps()
+        yield from Training(config, data, denoiser, new_data=new_data, objective=objective).steps()
 
 # %% ../nbs/workshop/loop.ipynb #53d130e0
 document(__name__)

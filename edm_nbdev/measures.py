@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from .core import InputError, document, keyed_rng
-from .generation import check_null_class
+from .generation import check_null_class, is_distilled
 from .judges import Classifier, Inception
 from edm_nbdev.metrics import (
     Moments,
@@ -203,7 +203,8 @@ def _has_classes(order: Any) -> bool:
     return bool(classes) and order.features == 'classifier'
 
 def _is_likely(order: Any) -> bool:
-    "Whether there are real images, and the model can be asked without a class, as likelihood asks it."
+    "Whether there are real images, and the model is a denoiser that can be asked without a class."
+    if is_distilled(order.model): return False
     try: check_null_class(order.model, None)
     except InputError: return False
     return order.unseen is not None
@@ -211,7 +212,7 @@ def _is_likely(order: Any) -> bool:
 _CLASSES = Need("a model with classes, and the classifier's features", _has_classes)
 _UNSEEN = Need(f'a test split of at least {LEAST} pictures',
                lambda order: order.unseen is not None and len(order.unseen) >= LEAST)
-_LIKELY = Need('a test split, and a model that was not trained with label_drop 0', _is_likely)
+_LIKELY = Need('a test split, and a denoiser that was not trained with label_drop 0', _is_likely)
 _SOME = Need(f'at least {LEAST} training pictures', lambda order: len(order.train) >= LEAST)
 
 METRICS: dict[str, Metric] = dict(

@@ -250,22 +250,28 @@ def draw_options(
     cfg_interval: str | None = None,
     # guide away from this weaker model, a run or a file, instead of from no label
     guide_model: str | None = None,
-    method: str = 'heun',      # euler, heun, dpmpp_2m, adams_bashforth or stochastic_heun
-    steps: int = 18,           # steps of the sampler
+    # euler, heun, dpmpp_2m, adams_bashforth, stochastic_heun, ipndm, dpmpp_3m, euler_ancestral, dpmpp_2m_sde, adaptive
+    # or consistency; if not given, consistency for a model of edm_distill, else heun
+    method: str | None = None,
+    steps: int | None = None,  # steps of the sampler; if not given, 2 of consistency, 18 of others
     S_churn: float | None = None,  # stochastic_heun: fresh noise over the whole walk; 0 if not given
     S_min: float | None = None,    # stochastic_heun: fresh noise only from this noise level; 0 if not given
     S_max: float | None = None,    # stochastic_heun: fresh noise only up to this noise level; no bound if not given
-    S_noise: float | None = None,  # stochastic_heun: scale of the fresh noise; 1 if not given
+    S_noise: float | None = None,  # all methods with fresh noise: its scale; 1 if not given
+    eta: float | None = None,      # euler_ancestral, dpmpp_2m_sde: share of fresh noise; 1 if not given
+    order: int | None = None,      # adams_bashforth, ipndm: slopes to look back on; 2 and 4 if not given
+    tol: float | None = None,      # adaptive: the error allowed in a step; 0.01 if not given
     seed: int = 0,             # another seed, other pictures
     # float32 or bf16 inside the network; if not given, on a GPU as it was trained, on a CPU float32
     precision: str | None = None,
 ) -> dict[str, Any]:           # keyword arguments of `generate`, without those that were not given
     "How to draw, as `generate` takes it: text parsed, a weaker model loaded. Raises InputError for unknown values."
     from edm_nbdev.core import as_path
-    from edm_nbdev.generation import usual_precision
+    from edm_nbdev.generation import usual_precision, usual_walk
     from edm_nbdev.models import load_model
-    churn = dict(S_churn=S_churn, S_min=S_min, S_max=S_max, S_noise=S_noise)
-    given = {name: value for name, value in churn.items() if value is not None}
+    own = dict(S_churn=S_churn, S_min=S_min, S_max=S_max, S_noise=S_noise, eta=eta, order=order, tol=tol)
+    given = {name: value for name, value in own.items() if value is not None}
+    method, steps, _ = usual_walk(model, method, steps)
     settings = dict(method=method, steps=steps, seed=seed, cfg_scale=parse_scale(cfg_scale, model), **given)
     precision = usual_precision(model) if precision is None else precision
     if precision is not None: settings['precision'] = precision

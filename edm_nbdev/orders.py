@@ -19,8 +19,9 @@ from torch import Tensor
 from .core import DataError, InputError, check_whole, class_index, device_of, document, keyed_rng
 from .data import Images, NoSplitError, load_data
 from .devices import Workers, processes
-from .generation import generate_walks, usual_batch
+from .generation import generate_walks, usual_batch, usual_walk
 from .measures import LEAST, METRICS
+from .samplers import lowest_level
 from .store import digest_model
 
 # %% ../nbs/workshop/orders.ipynb #d0c0a004
@@ -113,10 +114,18 @@ class Order:
         return str(torch.get_autocast_dtype(kind)).removeprefix('torch.').replace('bfloat', 'bf')
 
     @cached_property
-    def resolved(self) -> dict[str, Any]:  # by name
-        "All settings as plain values, so that the same drawing has the same name, whoever asks for it."
+    def _defaults(self) -> dict[str, Any]:  # by name
+        "What `generate_walks` takes where nothing is given; how to walk depends on the model."
         parameters = signature(generate_walks).parameters.values()
         defaults = {p.name: p.default for p in parameters if p.default is not Parameter.empty}
+        method, steps, _ = usual_walk(self.model, self.settings.get('method'))
+        lowest = lowest_level(method, int(self.settings.get('steps') or steps))
+        return {**defaults, 'method': method, 'steps': steps, 'sigma_min': lowest}
+
+    @cached_property
+    def resolved(self) -> dict[str, Any]:  # by name
+        "All settings as plain values, so that the same drawing has the same name, whoever asks for it."
+        defaults = self._defaults
         given = {name: _plain(value, defaults.get(name)) for name, value in self.settings.items()}
         given['precision'] = None if self.precision == 'float32' else self.precision
         if isinstance(given.get('cfg_scale'), dict):  # classes by index, as JSON sorts only keys of one kind
@@ -127,9 +136,8 @@ class Order:
     @property
     def named(self) -> dict[str, Any]:  # by name
         "The settings that a report names: some in any case, others where they are not the default."
-        defaults = {p.name: p.default for p in signature(generate_walks).parameters.values()}
         return {name: value for name, value in self.resolved.items()
-                if name in _ALWAYS or value != defaults.get(name)}
+                if name in _ALWAYS or value != self._defaults.get(name)}
 
 _ALWAYS = 'cfg_scale', 'method', 'steps', 'seed'
 _NOT_SET = 'label', 'first', 'noise', 'batch_size'  # not settings of an evaluation

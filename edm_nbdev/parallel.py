@@ -23,7 +23,7 @@ from .devices import Workers, pick_threads, with_threads
 from .feeding import Feeder
 from .runs import of_the_machine
 from .sharding import Sharded
-from .training import batch_losses, draw_batch, gradients, takes_keys
+from .training import Objective, batch_losses, draw_batch, gradients, takes_keys
 
 # %% ../nbs/workshop/parallel.ipynb #435652cc
 def share_of_batch(
@@ -67,8 +67,9 @@ class Threads:
         config: TrainConfig,  # how to train it
         feeder: Feeder,       # where batches come from
         count: int,           # how many threads
+        objective: Objective | None = None,  # what to learn from a batch; None is `batch_losses`
     ) -> None:
-        self.denoiser, self.config, self.feeder = denoiser, config, feeder
+        self.denoiser, self.config, self.feeder, self.objective = denoiser, config, feeder, objective
         self.parameters = [p for p in denoiser.parameters() if p.requires_grad]
         self.size = min(PART, -(-config.batch_size // config.accumulate))
         workers = min(count, -(-config.batch_size // self.size))
@@ -79,7 +80,7 @@ class Threads:
         "Gradients, and noise levels and losses (2,n), of the part that begins at a place."
         last = min(first + self.size, self.config.batch_size)
         batch = self.feeder.batch(step, first, last)
-        losses = batch_losses(self.denoiser, batch, self.config)                       # (n,)
+        losses = (self.objective or batch_losses)(self.denoiser, batch, self.config)   # (n,)
         mean = losses.sum() / self.config.batch_size
         grads = torch.autograd.grad(mean, self.parameters, allow_unused=True)
         return grads, torch.stack([batch.sigma, losses.detach()])
@@ -177,10 +178,11 @@ class StepGradient:
         config: TrainConfig,   # how
         workers: Workers,      # this process among the others
         augment: Augment | None = None,  # changes images; None for not at all
+        objective: Objective | None = None,  # what to learn from a batch; None is `batch_losses`
     ) -> None:
         start, stop = share_of_batch(config, workers)
         self.denoiser, self.data, self.config, self.workers = denoiser, data, config, workers
-        self.places = start, stop
+        self.places, self.objective = (start, stop), objective
         self.feeder = Feeder(data, config, workers.device, start, stop, augment)
         self.threads: Threads | None = None
         self.each: int | None = None  # threads for each operation; None leaves it as it is
@@ -195,7 +197,8 @@ class StepGradient:
         self.each = count
         if not takes_keys(self.denoiser) or self.config.compile or self.config.shard: return
         if operations(self.denoiser, self.data.shape) <= SMALL: self.each = 1
-        elif self.workers.count == 1: self.threads = Threads(self.denoiser, self.config, self.feeder, count)
+        elif self.workers.count == 1:
+            self.threads = Threads(self.denoiser, self.config, self.feeder, count, self.objective)
 
     def __call__(self,
         step: int,  # number of the step, from 0
@@ -203,7 +206,8 @@ class StepGradient:
         "Fill the parameters' .grad with the gradient of the batch's mean loss, over all processes."
         if self.threads is not None: return self.threads(step)
         with with_threads(self.each or torch.get_num_threads()):
-            return gradients(self.called, self.data, self.config, step, *self.places, draw=self.feeder.batch)
+            return gradients(self.called, self.data, self.config, step, *self.places, draw=self.feeder.batch,
+                             objective=self.objective)
 
     def close(self) -> None:
         "End threads and feeder."

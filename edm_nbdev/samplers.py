@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['Sampler', 'METHODS', 'ramp', 'falling', 'karras_sigmas', 'SamplerStep', 'begin_walk', 'level_for', 'ask', 'euler',
            'heun', 'adams_bashforth', 'dpmpp_2m', 'raise_noise', 'stochastic_heun', 'calls', 'sample', 'add_method',
-           'takes_noise', 'check_method', 'keyed_noise']
+           'lowest_level', 'takes_noise', 'check_method', 'keyed_noise']
 
 # %% ../nbs/03_samplers.ipynb #07e7912b
 import inspect
@@ -326,6 +326,7 @@ def sample(
 _CHECKS: dict[str, Callable[..., None]] = {'heun': _check_alpha, 'adams_bashforth': _check_order,
                                            'stochastic_heun': _check_churn}
 _CALLS: dict[str, Callable[[int], int]] = {}       # of methods that do not ask once a step
+_LOWEST: dict[str, Callable[[int], float]] = {}    # of methods whose last level above 0 is not the usual one
 _NO_OPTIONS = ('denoiser', 'x', 'sigmas', 'grad')  # what every method takes
 
 def add_method(
@@ -333,10 +334,11 @@ def add_method(
     sampler: Sampler,  # (denoiser, x, sigmas, ..., *, grad=False) -> a generator of `SamplerStep`
     check: Callable[..., None] | None = None,  # takes the numbers among its options; raises InputError out of range
     count: Callable[[int], int] | None = None,  # steps -> how often it asks the denoiser; None: once a step
+    lowest: Callable[[int], float] | None = None,  # steps -> the last level above 0 that it is best given; None: 0.002
 ) -> None:
     "Let `sample`, `generate` and the commands know a sampler. The same name again replaces it."
     METHODS[name] = sampler
-    tables: Any = (_CHECKS, check), (_CALLS, count)
+    tables: Any = (_CHECKS, check), (_CALLS, count), (_LOWEST, lowest)
     for table, value in tables:
         table.pop(name, None)
         if value is not None: table[name] = value
@@ -345,6 +347,13 @@ def _options(method: str) -> list[str]:
     "What a method takes besides what all take. Raises InputError for an unknown method."
     if method not in METHODS: raise InputError(f"unknown method '{method}': there are {', '.join(METHODS)}")
     return [name for name in inspect.signature(METHODS[method]).parameters if name not in _NO_OPTIONS]
+
+def lowest_level(
+    method: str,  # a name from METHODS
+    n: int,       # steps
+) -> float:
+    "The last noise level above 0 of a walk by this method, where nobody asks for another."
+    return _LOWEST[method](n) if method in _LOWEST else .002
 
 def takes_noise(
     method: str,  # a name from METHODS
