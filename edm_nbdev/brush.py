@@ -22,7 +22,6 @@ from .generation import generate_walks
 from .guidance import Guided
 from .playground import knob, live
 from .plots import COLORS, Picture, plain_text, show_grid
-from .samplers import METHODS
 
 try:
     from anywidget import AnyWidget
@@ -48,6 +47,7 @@ def text_to_mask(
 
 # %% ../nbs/workshop/brush.ipynb #b2500009
 _MARK = COLORS[3]  # vermilion
+_OFFERED = 'euler', 'heun', 'dpmpp_2m', 'adams_bashforth', 'stochastic_heun'  # they step on the levels that are asked for
 
 _SCRIPT = """
 function render({ model, el }) {
@@ -213,6 +213,8 @@ def draw_fill(
     if tuple(y.shape) != (1, *shape) or tuple(hidden.shape) != shape[1:]:
         raise InputError(f"this model fills pictures of shape {(1, *shape)} and masks of shape {shape[1:]}, not "
                          f"{tuple(y.shape)} and {tuple(hidden.shape)}")
+    if method not in _OFFERED:
+        raise InputError(f"the brush draws by {', '.join(_OFFERED)}, not by '{plain_text(method)}'")
     alpha, y, hidden = 1. if label is None else cfg_scale, y.to(device_of(model)), hidden.bool().cpu()
     edit = partial(_knowing, y, hidden, posterior, model)
     walk, = generate_walks(model, check_whole('n', n, 2), label, alpha, method, steps, seed, batch_size=n, edit=edit)
@@ -249,7 +251,7 @@ def fill(
                            options=[('no class', None), *[(name, k) for k, name in enumerate(classes)]]),
                 cfg_scale=knob(FloatSlider, 'α, guidance', first['cfg_scale'], min=0, max=8, step=.25),
                 steps=knob(IntSlider, 'N, steps', first['steps'], min=2, max=40),
-                method=knob(Dropdown, 'method', first['method'], options=[*METHODS]),
+                method=knob(Dropdown, 'method', first['method'], options=[*_OFFERED]),
                 posterior=knob(Dropdown, 'measurement by', first['posterior'], options=[*KNOWING]),
                 seed=knob(IntSlider, 'seed', first['seed'], min=0, max=99))
 
