@@ -47,7 +47,7 @@ def text_to_mask(
 
 # %% ../nbs/workshop/brush.ipynb #b2500009
 _MARK = COLORS[3]  # vermilion
-_OFFERED = 'euler', 'heun', 'dpmpp_2m', 'adams_bashforth', 'stochastic_heun'  # they step on the levels that are asked for
+_OFFERED = 'euler', 'heun', 'dpmpp_2m', 'adams_bashforth', 'stochastic_heun'  # all step on the levels they get
 
 _SCRIPT = """
 function render({ model, el }) {
