@@ -23,6 +23,7 @@ setup(
     install_requires=cfg['requirements'].split(),
     extras_require={name: cfg[f'{name}_requirements'].split() for name in ('dev', 'app', 'docs', 'fid')},
     package_data={cfg['lib_name']: ['py.typed', 'weights/*']},
-    data_files=[('share/edm_nbdev', ['nbs/11_playground.ipynb', 'nbs/11_playground.html.j2'])],  # for edm_playground
+    data_files=[('share/edm_nbdev', [f'nbs/{name}' for name in  # for edm_playground
+                                     ('11_playground.ipynb', '11_playground.html.j2', '15_clothes.png')])],
     entry_points={'console_scripts': cfg['console_scripts'].split()},
 )

@@ -83,8 +83,8 @@ def handle(page, text):
 
 def play(page, name):
     "Turn knobs by key, and see that pictures and labels follow."
-    page.wait_for_function('document.querySelectorAll("figure img").length == 5')
-    check(wait_label(page, 0, 'σ = 0.80'), f'{name}: five pictures')
+    page.wait_for_function('document.querySelectorAll("figure img").length == 6')
+    check(wait_label(page, 0, 'σ = 0.80'), f'{name}: six pictures')
     def source(): return page.locator('figure img').first.get_attribute('src')
     before = source()
     handle(page, 'σ, noise level').press('ArrowRight')
@@ -119,10 +119,64 @@ def play(page, name):
     check(page.wrong == [], f'{name}: nothing asked of other machines, no error on the page or in the console '
                             f'{page.wrong}')
 
+def brush(page, name):
+    "Paint by mouse and by key, erase and clear: the mask and the picture follow, and the newest stroke wins."
+    canvas, label = page.locator('canvas.edm-brush'), 'document.querySelectorAll("figcaption")[5]?.innerText'
+    def count(): return int(page.locator('output').inner_text().split('; ')[-1].split()[0])
+    def shares():
+        page.wait_for_function(f'{label}?.includes("12 of 12 steps")')
+        text = labels(page)[5]
+        check(page.locator('figure img').nth(5).get_attribute('alt') == text, f'{name}: the brush: alt text is label')
+        return int(re.search(r'(\d+)% of the picture is hidden', text)[1])
+    def stroke(start, end, **kw):
+        box = canvas.bounding_box()
+        def at(place): return box['x'] + place[0] * box['width'], box['y'] + place[1] * box['height']
+        page.mouse.move(*at(start))
+        page.mouse.down(**kw)
+        page.mouse.move(*at(end), steps=4)
+        page.mouse.up(**kw)
+    canvas.scroll_into_view_if_needed()
+    check('Arrow keys' in canvas.get_attribute('aria-label') and count() == 512 and shares() == 50,
+          f'{name}: the brush shows a picture whose lower half is hidden')
+    page.get_by_role('button', name='clear').click()
+    page.wait_for_function('[...document.querySelectorAll("[role=alert]")].some(e => e.innerText == '
+                           '"the mask hides nothing: there is nothing to fill in")')
+    check(count() == 0, f'{name}: a brush that hides nothing is told so in one line')
+    stroke((.2, .3), (.8, .3))
+    first = count()
+    page.wait_for_function(f'{label}?.includes("of 12 steps")')
+    stroke((.2, .7), (.8, .7))
+    both = count()
+    check(0 < first < both, f'{name}: two strokes hide {first}, then {both} pixels')
+    want = f'{round(100 * both / 1024)}% of'
+    page.wait_for_function(f'{label}?.includes("{want}")')
+    check(abs(shares() - 100 * both / 1024) <= .5, f'{name}: the second stroke wins while the first is drawn')
+    stroke((.2, .3), (.8, .3), button='right')
+    check(count() == both - first, f'{name}: the second button erases')
+    page.get_by_role('checkbox', name='erase').check()
+    stroke((.2, .7), (.5, .7))
+    less = count()
+    check(0 < less < both - first, f'{name}: the box erases')
+    page.get_by_role('checkbox', name='erase').uncheck()
+    canvas.focus()
+    for key in ('ArrowUp',) * 9 + (' ',): canvas.press(key)
+    more = count()
+    check(more > less and page.locator('output').inner_text().startswith('row '), f'{name}: space paints ({more})')
+    canvas.press('Shift+ ')
+    canvas.press('ArrowDown')
+    check(count() < more, f'{name}: shift and space erase')
+    canvas.press(' ')
+    canvas.press('e')
+    left = count()
+    want = f'{round(100 * left / 1024)}% of'
+    page.wait_for_function(f'{label}?.includes("{want}")')
+    check(abs(shares() - 100 * left / 1024) <= .5, f'{name}: the picture follows the keys')
+    check(page.wrong == [], f'{name}: nothing wrong after brushing {page.wrong}')
+
 def fits(page, name):
     "At phone width nothing reaches over the edge."
-    page.wait_for_function('document.querySelectorAll("figure img").length == 5')
-    over = page.evaluate('''[...document.querySelectorAll("figure img, .widget-inline-hbox")]
+    page.wait_for_function('document.querySelectorAll("figure img").length == 6')
+    over = page.evaluate('''[...document.querySelectorAll("figure img, .widget-inline-hbox, canvas.edm-brush")]
         .filter(e => e.getBoundingClientRect().right > innerWidth + 1 || e.getBoundingClientRect().left < -1).length''')
     wide = page.evaluate('document.documentElement.scrollWidth - innerWidth')
     check(over == 0 and wide <= 0, f'{name}: all pictures and knobs fit a width of {PHONE["width"]}')
@@ -152,6 +206,7 @@ def in_voila(browser, shots):
             page.wait_for_function(f'+{done} >= 18')
             print(f'  the page came, and its first generated picture, after {time.time() - begin:.1f} s')
             play(page, 'Voilà')
+            brush(page, 'Voilà')
             shot(page, shots, 'voila_wide')
             page.close()
             page = open_page(browser, PHONE)
@@ -175,6 +230,7 @@ def in_lab(browser, shots):
         for c in nb['cells']:
             if c['cell_type'] == 'code': c['outputs'] = []
         (Path(work)/'nbs').mkdir()
+        shutil.copy(find_notebook().with_name('15_clothes.png'), Path(work)/'nbs')
         (Path(work)/'nbs'/'playground.ipynb').write_text(json.dumps(nb), encoding='utf-8')
         command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ip=127.0.0.1',
                    f'--port={port}', '--ServerApp.port_retries=0', '--IdentityProvider.token=',
@@ -190,6 +246,7 @@ def in_lab(browser, shots):
             run_all = 'jupyterapp.commands.execute("notebook:run-all-cells")'
             page.evaluate(f'async () => {{ await jupyterapp.started; {run_all} }}')
             play(page, 'JupyterLab')
+            brush(page, 'JupyterLab')
             shot(page, shots, 'lab_wide')
             page.close()
 

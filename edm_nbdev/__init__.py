@@ -16,16 +16,16 @@ _modules = (
     'metrics', 'playground', 'averages', 'editing', 'fewsteps', 'distill', 'bars', 'reading', 'caches', 'pictures',
     'layout', 'augment', 'folders', 'devices', 'signals', 'runs', 'checkpoints', 'store', 'tables', 'config', 'feeding',
     'models', 'generation', 'judges', 'measures', 'orders', 'sharding', 'parallel', 'loop', 'tracking', 'report',
-    'options', 'edits', 'cli', 'app',
+    'options', 'edits', 'brush', 'cli', 'app',
 )
 __all__ = list(_home)
 
 if _TYPE_CHECKING:  # for editors and type checkers, which do not run `__getattr__`
     from . import (
-        app, augment, averages, bars, caches, checkpoints, cli, config, core, data, designs, devices, distill, editing,
-        edits, feeding, fewsteps, folders, generation, guidance, judges, layout, loop, measures, metrics, models, ode,
-        options, orders, parallel, pictures, playground, plots, precond, reading, report, runs, samplers, sharding,
-        signals, store, streams, tables, tracking, training, unet,
+        app, augment, averages, bars, brush, caches, checkpoints, cli, config, core, data, designs, devices, distill,
+        editing, edits, feeding, fewsteps, folders, generation, guidance, judges, layout, loop, measures, metrics,
+        models, ode, options, orders, parallel, pictures, playground, plots, precond, reading, report, runs, samplers,
+        sharding, signals, store, streams, tables, tracking, training, unet,
     )
     from .config import PRESETS
     from .data import load_data
