@@ -246,9 +246,10 @@ def fill(
         return draw_fill(model, pictures[which], text_to_mask(value, brush.shape), **setting)
     first = {'label': None, 'cfg_scale': 1., 'steps': 12, 'method': 'dpmpp_2m', 'posterior': 'moments', 'seed': 0}
     first |= begin
-    return live(draw, value=brush, which=which,
-                label=knob(Dropdown, 'class', first['label'],
-                           options=[('no class', None), *[(name, k) for k, name in enumerate(classes)]]),
+    label = knob(Dropdown, 'class', first['label'],
+                 options=[('no class', None), *[(name, k) for k, name in enumerate(classes)]])
+    if first['label'] is None: label.index = 0  # a value of None leaves a list without a choice
+    return live(draw, value=brush, which=which, label=label,
                 cfg_scale=knob(FloatSlider, 'α, guidance', first['cfg_scale'], min=0, max=8, step=.25),
                 steps=knob(IntSlider, 'N, steps', first['steps'], min=2, max=40),
                 method=knob(Dropdown, 'method', first['method'], options=[*_OFFERED]),
