@@ -218,8 +218,7 @@ def generate_walks(
     method, steps, sigma_min = usual_walk(model, method, steps, sigma_min)
     shape, sampler, interval = _image_shape(model), _sampler(method, sampler_args), check_interval(cfg_interval)
     labels, alpha = _asked(model, n, label, cfg_scale, guide_model)
-    sigmas = karras_sigmas(steps, sigma_min, sigma_max, rho)
-    device = device_of(model)
+    sigmas, device = karras_sigmas(steps, sigma_min, sigma_max, rho), device_of(model)
     size = usual_batch(model, n) if batch_size is None else check_whole('batch_size', batch_size)
     given = _unit_noise(noise, (n, *shape), device)
 
