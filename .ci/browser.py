@@ -138,6 +138,10 @@ def brush(page, name):
     canvas.scroll_into_view_if_needed()
     check('Arrow keys' in canvas.get_attribute('aria-label') and count() == 512 and shares() == 50,
           f'{name}: the brush shows a picture whose lower half is hidden')
+    classes = page.locator('.widget-inline-hbox', has=page.get_by_text('class', exact=True)).last.locator('select')
+    shown = (classes.evaluate('list => list.selectedOptions[0]?.text') or '').replace('\xa0', ' ')
+    check(shown == 'no class' and 'no class, α = 1, ' in labels(page)[5],
+          f'{name}: the class list of the brush shows "{shown}", and the label says {labels(page)[5]}')
     page.get_by_role('button', name='clear').click()
     page.wait_for_function('[...document.querySelectorAll("[role=alert]")].some(e => e.innerText == '
                            '"the mask hides nothing: there is nothing to fill in")')
@@ -184,7 +188,7 @@ def fits(page, name):
 
 def shot(page, shots, name):
     if not shots: return
-    page.set_viewport_size({**page.viewport_size, 'height': 4000})
+    page.set_viewport_size({**page.viewport_size, 'height': 6000})
     page.screenshot(path=shots/f'{name}.png')
 
 def in_voila(browser, shots):
