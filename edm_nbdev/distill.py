@@ -23,10 +23,12 @@ def lower_level(
     seen: Tensor | int,   # images seen so far, (n,) or one number
     halve_images: float,  # images after which the two levels of a pair are half as far apart
     sigma_data: float,    # root mean square of the data
+    narrowest: float = 1/32,  # gap that pairs at high noise keep, as a share of their level
 ) -> Tensor:              # (n,), from 0 up and below sigma
-    """The lower level of each pair (Geng et al. 2024, sec. 3): 0 at the start, and nearer to `sigma` as training goes
-    on. Pairs at low noise stay further apart, as a share of their level."""
-    share = (1 + 8 * torch.sigmoid(-sigma / (2 * sigma_data))) * 0.5**(1 + seen / halve_images)
+    """The lower level of each pair (Geng et al. 2024, sec. 3): 0 at the start, but half of `sigma` at high noise, and
+    nearer to `sigma` as training goes on. Pairs at low noise stay further apart, as a share of their level."""
+    gap = torch.as_tensor(0.5**(1 + seen / halve_images)).clamp(min=narrowest)
+    share = (1 + 8 * torch.sigmoid(-sigma / (2 * sigma_data))) * gap
     return sigma * (1 - share).clamp(min=0)
 
 # %% ../nbs/16a_distill.ipynb #57fbbd21
