@@ -37,15 +37,22 @@ if _TYPE_CHECKING:  # for editors and type checkers, which do not run `__getattr
 
 def __getattr__(name):
     "Import a name of the face, or a module, where it is first used."
-    from importlib import import_module
-    if name in _home: found = getattr(import_module(f'{__name__}.{_home[name]}'), name)
-    elif name in _modules: found = import_module(f'{__name__}.{name}')
+    if name in _home: found = getattr(_load(_home[name]), name)
+    elif name in _modules: found = _load(name)
     elif name in _gone: return _sys.modules[f'{__name__}.{name}']
     else:
         raise AttributeError(f"module 'edm_nbdev' has no attribute '{name}': it has {', '.join(_home)}. The rest is in "
                              f"{', '.join(_modules)}, as in `from edm_nbdev.samplers import sample`")
     globals()[name] = found
     return found
+
+def _load(module):
+    "Import a module of the package. Raises PackageError, which says what to install, where it needs more."
+    from importlib import import_module
+    try: return import_module(f'{__name__}.{module}')
+    except ModuleNotFoundError:
+        from .core import wanted
+        with wanted(): raise
 
 def __dir__(): return sorted(['__version__', *_home, *_modules])
 

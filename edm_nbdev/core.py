@@ -2,10 +2,10 @@
 
 # %% auto #0
 __all__ = ['Label', 'Scale', 'DenoiserLike', 'FORMAT_VERSION', 'InputError', 'DataError', 'RunError', 'FormatError',
-           'DeviceError', 'DivergenceError', 'check_whole', 'check_counts', 'check_numbers', 'as_path',
-           'check_writable', 'class_names', 'class_index', 'class_indices', 'scale_tensor', 'About', 'device_of',
-           'keyed_rng', 'seeded', 'atomic_write', 'stamp', 'check_format', 'from_pixels', 'to_pixels', 'document',
-           'moved']
+           'DeviceError', 'DivergenceError', 'PackageError', 'wanted', 'check_whole', 'check_counts', 'check_numbers',
+           'as_path', 'check_writable', 'class_names', 'class_index', 'class_indices', 'scale_tensor', 'About',
+           'device_of', 'keyed_rng', 'seeded', 'atomic_write', 'stamp', 'check_format', 'from_pixels', 'to_pixels',
+           'document', 'moved']
 
 # %% ../nbs/workshop/core.ipynb #66d7ca99
 import glob
@@ -48,6 +48,25 @@ class DeviceError(InputError):
 
 class DivergenceError(InputError):
     "Numbers are no longer finite: a denoiser, a gradient or a weight."
+
+class PackageError(InputError, ImportError):
+    "A package that this needs is not installed."
+
+# %% ../nbs/workshop/core.ipynb #c0fe0002
+_INSTALLED_AS = {'sklearn': 'scikit-learn', 'PIL': 'pillow', 'IPython': 'ipython', 'torch_fidelity': 'torch-fidelity'}
+
+@contextmanager
+def wanted(
+    extra: str | None = None,  # an extra of this package that brings the missing one, such as "export"
+) -> Iterator[None]:
+    "Around an import: raises PackageError, which says what to install, where the import finds a package missing."
+    try: yield
+    except ModuleNotFoundError as e:
+        if isinstance(e, PackageError) or not e.name or e.name.startswith('edm_nbdev'): raise
+        top = e.name.partition('.')[0]
+        package = _INSTALLED_AS.get(top, top)
+        source = f"'edm_nbdev[{extra}]'" if extra else package
+        raise PackageError(f"this needs {package}, which is not installed: pip install {source}") from e
 
 # %% ../nbs/workshop/core.ipynb #1780f3c8
 def check_whole(

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core import DataError, InputError, as_path, check_whole, document, from_pixels, keyed_rng, moved
+from .core import DataError, InputError, as_path, check_whole, document, from_pixels, keyed_rng, moved, wanted
 
 # %% ../nbs/01_data.ipynb #3c799331
 @lru_cache(maxsize=4)
@@ -97,7 +97,8 @@ _FIRST_OF_TEST = 1545  # the set comes in 14 forms of about 130 digits, each by 
 
 def _load_digits(name: str, root: Root, split: str, size: int) -> Images:
     "A split of scikit-learn's digits."
-    from sklearn.datasets import load_digits
+    with wanted():
+        from sklearn.datasets import load_digits
     digits = load_digits()
     images = torch.from_numpy(np.round(digits.images * 255 / 16).astype(np.uint8))[:, None]  # (N,1,8,8)
     keep = (torch.arange(len(images)) >= _FIRST_OF_TEST) == (split == 'test')
@@ -155,7 +156,8 @@ def from_torchvision(
     **args: Any,  # for the class, such as `train`
 ) -> Any:         # torchvision's data set
     "Open a data set of torchvision, downloaded where needed. If it fails, DataError says which files go where."
-    import torchvision
+    with wanted():
+        import torchvision
     folder = data_root(root)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -201,7 +203,7 @@ def _source(key: str) -> Source:
     source = SOURCES[key]
     if not isinstance(source, str): return source
     module, _, name = source.partition(':')
-    return getattr(importlib.import_module(module), name)
+    with wanted(): return getattr(importlib.import_module(module), name)
 
 # %% ../nbs/01_data.ipynb #8180a1b9
 def load_data(
