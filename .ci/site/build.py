@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 import warnings
+from configparser import ConfigParser
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -198,6 +199,37 @@ def write_pages(folder):
         page = folder/'api'/f'{name.removeprefix("edm_nbdev.")}.md'
         page.write_text(api_page(name, defined_in), encoding='utf-8')
 
+def opening(path):
+    "Title and first sentence of a notebook."
+    text = next(''.join(cell['source']) for cell in json.loads(path.read_text(encoding='utf-8'))['cells']
+                if cell['cell_type'] == 'markdown')
+    title, _, rest = text.partition('\n')
+    first = re.split(r'(?<=[.?!])\s', re.sub(r'\[([^\]]*)\]\([^)]*\)', r'\1', rest).strip())[0]
+    return title.lstrip('# '), ' '.join(first.split())
+
+def plain_texts():
+    "The site for readers that are programs (llmstxt.org): llms.txt names its pages, api.txt all public names."
+    cfg = ConfigParser(delimiters=['='])
+    cfg.read(root/'settings.ini', encoding='utf-8')
+    cfg = cfg['DEFAULT']
+    site = cfg['doc_host'] + cfg['doc_baseurl']
+    def pages(paths):
+        for path in paths:
+            title, first = opening(path)
+            yield f"- [{title}]({site}/{path.relative_to(root/'nbs').with_suffix('.html').as_posix()}): {first}"
+    parts = [f"# {cfg['title']}", f"> {cfg['description']}", f'All public names with their parameters: {site}/api.txt',
+             '## Lessons', '\n'.join(pages(lessons)), '## Workshop', '\n'.join(pages(workshop))]
+    names = []
+    for name, module in modules.items():
+        names.append(f'# {name}')
+        for node in ast.parse(Path(module.__file__).read_text(encoding='utf-8')).body:
+            for own in names_of(node)[:1]:
+                if own not in module.__all__: continue
+                call = f'({ast.unparse(node.args)})' if isinstance(node, ast.FunctionDef) else ''
+                told = '' if isinstance(node, (ast.Assign, ast.AnnAssign)) else ast.get_docstring(node) or ''
+                names.append(f'{own}{call}' + (f': {" ".join(told.split())}' if told else ''))
+    return {'llms.txt': '\n\n'.join(parts) + '\n', 'api.txt': '\n'.join(names) + '\n'}
+
 def finished(html, api):
     """The page with calls in its code linked to what they call, and without labels that hide from a screen reader what
     the eye reads."""
@@ -223,6 +255,7 @@ def build(out):
             api = {'api': '', 'workshop': '../api/'}.get(page.parent.name, 'api/')
             page.write_text(finished(page.read_text(encoding='utf-8'), api), encoding='utf-8')
         shutil.copytree(f'{tmp}/site', out)
+    for name, text in plain_texts().items(): Path(out, name).write_text(text, encoding='utf-8')
     return 0
 
 if __name__ == '__main__':
