@@ -38,7 +38,7 @@ def consistency_loss(
     sigma: Tensor,       # upper levels (n,)
     lower: Tensor,       # lower levels (n,)
     sigma_data: float,   # root mean square of the data
-    c: float = .06,      # distance per value below which the loss is square, above which it is straight
+    c: float = .06,      # distance per value below which the loss is square, above which it is linear
 ) -> Tensor:             # loss of each image (n,)
     """The pseudo-Huber distance of two answers along one path (Song and Dhariwal 2023, eq. 8), divided by the distance
     of their levels (Geng et al. 2024, sec. 3)."""
