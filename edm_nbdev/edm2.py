@@ -16,7 +16,7 @@ from .core import InputError, check_whole, document
 from .streams import keyed_dropout
 from .unet import noise_features
 
-# %% ../nbs/17a_edm2.ipynb #12aae85c
+# %% ../nbs/17a_edm2.ipynb #09b3c153
 def unit_size(
     x: Tensor,                   # numbers of any shape
     dim: int | tuple[int, ...],  # over which the mean is taken
@@ -56,11 +56,11 @@ class MPConv(nn.Module):
 def force_weights(
     model: nn.Module,  # a network or a denoiser, changed in place
 ) -> None:
-    "After a step of the optimizer, put the weights of every `MPConv` back on the sphere (Karras et al. 2024, sec. 2.3)."
+    "After a step of the optimizer, put the weights of every `MPConv` back on the sphere (EDM2, Karras et al. 2024)."
     for part in model.modules():
         if isinstance(part, MPConv): part.force()
 
-# %% ../nbs/17a_edm2.ipynb #b1742974
+# %% ../nbs/17a_edm2.ipynb #708d4f18
 def mp_silu(
     x: Tensor,  # of any shape
 ) -> Tensor:    # like `x`
@@ -80,7 +80,7 @@ def mp_cat(
     b: Tensor,  # (B,D,H,W)
     t: float = .5,  # share of `b`, from 0 to 1
 ) -> Tensor:    # (B,C+D,H,W)
-    "Both, one after the other, in the proportion 1-t to t however many channels each has (Karras et al. 2024, eq. 103)."
+    "Both in a row, in the proportion 1-t to t however many channels each has (Karras et al. 2024, eq. 103)."
     n_a, n_b = a.shape[1], b.shape[1]
     whole = math.sqrt((n_a + n_b) / ((1 - t)**2 + t**2))
     return torch.cat([a * (whole * (1 - t) / math.sqrt(n_a)), b.to(a.dtype) * (whole * t / math.sqrt(n_b))], 1)
