@@ -16,13 +16,13 @@ from .core import InputError, check_whole, document
 from .streams import keyed_dropout
 from .unet import noise_features
 
-# %% ../nbs/17a_edm2.ipynb #09b3c153
+# %% ../nbs/17a_edm2.ipynb #4cc46300
 def unit_size(
     x: Tensor,                   # numbers of any shape
     dim: int | tuple[int, ...],  # over which the mean is taken
     least: float = 1e-4,         # what is smaller is enlarged as if it had this size
 ) -> Tensor:                     # like `x`, its mean square over `dim` is 1
-    "Divide by the size: the root of the mean square over `dim` (Karras et al. 2024, eq. 30)."
+    "Divide by the size: the root of the mean square over `dim` (Karras et al. 2024)."
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     square = wide.square().mean(dim, keepdim=True).clamp(min=least**2)
     return x * square.rsqrt().to(x.dtype)
@@ -60,11 +60,11 @@ def force_weights(
     for part in model.modules():
         if isinstance(part, MPConv): part.force()
 
-# %% ../nbs/17a_edm2.ipynb #708d4f18
+# %% ../nbs/17a_edm2.ipynb #77625bf8
 def mp_silu(
     x: Tensor,  # of any shape
 ) -> Tensor:    # like `x`
-    "SiLU over its size for normal numbers (Karras et al. 2024, eq. 81)."
+    "SiLU over its size for normal numbers (Karras et al. 2024)."
     return F.silu(x) / .596
 
 def mp_sum(
