@@ -53,7 +53,7 @@ class _Stored(nn.Module):
     ) -> None:
         super().__init__()
         self.denoiser, self.is_half = deepcopy(model), half
-        for p in self.denoiser.parameters():  # in the order of their indices: a GPU's order is no matter of a file
+        for p in self.denoiser.parameters():  # laid out as their indices go, whatever suits the device
             p.data = torch.empty(p.shape, dtype=torch.float16 if half else p.dtype).copy_(p)
 
     def forward(self,
@@ -109,6 +109,8 @@ def _quietly() -> Iterator[None]:
             yield
     finally: logging.disable(before)
 
+_SOURCE_NOTES = 'stack_trace', 'nn_module_stack', 'source_fn_stack', 'from_node'  # with folders of this machine
+
 def _recorded(
     model: Any,        # from `_plain_copy`
     half: bool,        # whether to hold its weights in float16
@@ -122,7 +124,7 @@ def _recorded(
             program = torch.export.export(_Stored(model, half).eval(), tuple(inputs.values()), dynamic_shapes=shapes)
             program.example_inputs = None  # they would be a pickle
             for node in program.graph.nodes:
-                for note in ('stack_trace', 'nn_module_stack', 'source_fn_stack', 'from_node'): node.meta.pop(note, None)
+                for note in _SOURCE_NOTES: node.meta.pop(note, None)
             if not onnx: return program
             return torch.onnx.export(program, dynamo=True, input_names=list(inputs), output_names=['denoised'],
                                      dynamic_shapes=shapes, verbose=False)
@@ -163,7 +165,8 @@ def _check_target(
 ) -> Path:
     "The path to write to. Raises InputError for a folder, another suffix, and where nothing can be written."
     path = as_path(file)
-    if path.is_dir(): raise InputError(f"cannot write '{path}': it is a folder; name a file, as in {path/'model'}{suffix}")
+    if path.is_dir():
+        raise InputError(f"cannot write '{path}': it is a folder; name a file, as in {path/'model'}{suffix}")
     if path.suffix != suffix: raise InputError(f"'{path}' must end in {suffix}: take {path.with_suffix(suffix)}")
     check_writable(path)
     return path
@@ -181,8 +184,8 @@ def _write_checked(
         error = _difference(model, opened(part))
         if not error <= TOLERANCES[half]:
             hint = 'leave out half' if half else 'it may draw random numbers, or keep a state'
-            raise InputError(f"the exported model differs from the model by {error:.2g}, more than {TOLERANCES[half]:g}: "
-                             f"nothing was written; {hint}")
+            raise InputError(f"the exported model differs from the model by {error:.2g}, more than "
+                             f"{TOLERANCES[half]:g}: nothing was written; {hint}")
     return Exported(file, len(data), error)
 
 # %% ../nbs/workshop/export.ipynb #e76d2d92
@@ -223,12 +226,12 @@ def export_onnx(
                          "format torch")
     proto = _recorded(plain, half, onnx=True).model_proto
     graph = proto.graph
-    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer): # notes on the source
+    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):  # on the source
         part.ClearField('metadata_props')
     for name, value in _about(plain, half).items(): proto.metadata_props.add(key=name, value=json.dumps(value))
     return _write_checked(path, proto.SerializeToString(deterministic=True), _open_onnx, plain, half)
 
-# %% ../nbs/workshop/export.ipynb #143e2eb7
+# %% ../nbs/workshop/export.ipynb #523deefb
 def _pickles(
     data: bytes,  # an archive of torch.export
 ) -> list[str]:
@@ -262,11 +265,11 @@ def export_torch(
     with _quietly():
         torch.export.save(program, archive, extra_files={'edm_nbdev.json': json.dumps(_about(plain, half))})
     if _pickles(archive.getvalue()):
-        raise InputError(f"torch {torch.__version__} puts pickles into such a file, which can run code when it is read: "
-                         "upgrade torch, or take the format onnx")
+        raise InputError(f"torch {torch.__version__} puts pickles into such a file, which can run code when it is "
+                         "read: upgrade torch, or take the format onnx")
     return _write_checked(path, archive.getvalue(), _open_torch, plain, half)
 
-# %% ../nbs/workshop/export.ipynb #46bb0da2
+# %% ../nbs/workshop/export.ipynb #421c7c2b
 _WRITERS = {'onnx': ('.onnx', export_onnx), 'torch': ('.pt2', export_torch)}
 
 def _signature(
@@ -303,5 +306,5 @@ def edm_export(
     print(f'{written.size:,} bytes; answers differ from the model\'s by at most {written.error:.1e}')
     print(_signature(denoiser))
 
-# %% ../nbs/workshop/export.ipynb #d8aef2a6
+# %% ../nbs/workshop/export.ipynb #1c049f7c
 document(__name__)
