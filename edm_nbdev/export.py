@@ -42,7 +42,8 @@ def _plain_copy(
         raise InputError("a model needs .data to be exported, such as `model.data = About.of(images)`; `make_denoiser` "
                          "and `train` give it")
     copy = deepcopy(plain)
-    if isinstance(copy, Denoiser): copy.net = unwrap(copy.net)
+    net: Any = getattr(copy, 'net', None)
+    if isinstance(copy, Denoiser): copy.net = unwrap(net)
     return copy.cpu().float().eval().requires_grad_(False)
 
 class _Stored(nn.Module):
@@ -195,7 +196,7 @@ def _need_onnx() -> None:
     "Raise InputError unless the packages that write and read ONNX are there."
     missing = [name for name in ('onnx', 'onnxscript', 'onnxruntime') if find_spec(name) is None]
     if missing:
-        raise InputError(f"ONNX needs {', '.join(missing)}, which is not installed: pip install 'edm_nbdev[export]'")
+        raise InputError(f"ONNX needs {', '.join(missing)}: pip install 'edm_nbdev[export]'")
 
 def _open_onnx(
     file: Path,  # an ONNX file
