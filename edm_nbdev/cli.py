@@ -242,8 +242,8 @@ def edm_train(
     preset: str | None = None,
     # data set or folder of pictures, if not the preset's; alone, a folder takes the preset `folder`
     data: str | None = None,
-    # pixels a side, or height x width as in 64x96, where the data can be had in several: 128 or 64 for celeba, any for a
-    # folder
+    # pixels a side, or height x width as in 64x96, where the data can be had in several: 128 or 64 for celeba, any for
+    # a folder
     size: str | int | None = None,
     # unet, transformer or edm2, if not the preset's; a run of another network than its preset's has it in its name
     net: str | None = None,
