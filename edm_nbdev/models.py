@@ -114,8 +114,8 @@ def network_name(
     model = unwrap(model)
     net = unwrap(getattr(model, 'net', model))
     config, data = getattr(model, 'config', None), getattr(model, 'data', None)
-    usual = type(model) is Denoiser and isinstance(config, TrainConfig) and data is not None
-    if usual and type(net) is _network_class(config.net) and _describes(config, data, model): return None
+    usual = isinstance(config, TrainConfig) and type(net) is _network_class(config.net) and data is not None
+    if usual and type(model) is Denoiser and _describes(config, data, model): return None
     named: Any = net if isinstance(model, Denoiser) else model
     if isinstance(named, nn.Module) or not hasattr(named, '__qualname__'): named = type(named)  # a function has a name
     return f'{named.__module__}.{named.__qualname__}'
