@@ -2,11 +2,11 @@
 
 usage: python .ci/faults.py [--places 16] [--quick] [--scenario WORDS] [--show]
 
-Six scenarios write all that the package keeps: a cache of pictures, a run, a training from start to end, an evaluation,
-a picture, a model. Each runs in a forked process in which whatever writes is wrapped: open, write, truncate, fsync,
-rename, unlink, mkdir, flush of a memory map. Place k is the k-th such call. There the process is killed, or the disk is
-full from then on, or the file system is read-only from then on, or a signal comes; a full disk cuts a write in the
-middle, and so does a kill if the write is longer than a page. Then:
+Seven scenarios write all that the package keeps: a cache of pictures, a run, a training from start to end, a
+distillation, an evaluation, a picture, a model. Each runs in a forked process in which whatever writes is wrapped:
+open, write, truncate, fsync, rename, unlink, mkdir, flush of a memory map. Place k is the k-th such call. There the
+process is killed, or the disk is full from then on, or the file system is read-only from then on, or a signal comes; a
+full disk cuts a write in the middle, and so does a kill if the write is longer than a page. Then:
 - what is left under its final name can be read, and the exit code is the fault's;
 - the same command succeeds, and its result is to the bit that of an undisturbed one;
 - nothing is left that an undisturbed one does not leave.
@@ -226,12 +226,14 @@ def _many() -> None:
 
 def _nothing() -> None: pass
 
+NEW_RUN = '--run runs/new --images 1024 --batch_size 512 --checkpoint_seconds 0 --device cpu'.split()
+
 SCENARIOS = (
     Scenario('read a folder', _many, ['edm_data', 'data/many', '--size', '8'], _read),
     Scenario('save a run', lambda: _save_run(1), lambda: _save_run(2), _saved_run, _check_saved_run),
-    Scenario('train', _nothing, ['edm_train', '--data', 'data/split', '--size', '8', '--run', 'runs/new', '--images',
-                                 '1024', '--batch_size', '512', '--checkpoint_seconds', '0', '--device', 'cpu'],
-             _trained, _check_trained),
+    Scenario('train', _nothing, ['edm_train', '--data', 'data/split', '--size', '8', *NEW_RUN], _trained,
+             _check_trained),
+    Scenario('distil', _nothing, ['edm_distill', 'runs/labelled', *NEW_RUN], _trained, _check_trained),
     Scenario('evaluate', _nothing, ['edm_evaluate', 'runs/labelled', '--n', '16', '--steps', '3', '--out', 'reports'],
              _reported),
     Scenario('write a picture', lambda: Path('x.png').write_bytes(Path('data/split/train/cat/0.png').read_bytes()),

@@ -1,5 +1,5 @@
 """Train on two nodes, kill each of them once, and compare with what nobody disturbed.
-usage: python .ci/nodes.py [--steps 30] [--dropout 0 0.13] [--within 1e-5]
+usage: python .ci/nodes.py [--steps 30] [--dropout 0 0.13] [--within 1e-5] [--distil]
 
 Each "node" is a torchrun of its own with one process; the two meet through a c10d rendezvous on the loopback, as two
 machines would. One node is killed with SIGKILL in the middle, what is left of the other is ended, as srun does it, and
@@ -20,18 +20,21 @@ from typing import Any
 BATCH = 32
 PATIENCE = 180  # seconds that a start, a step or an end may take on a busy machine
 
-def config_of(run: Path, steps: int, dropout: float) -> Any:
-    "What is trained: digits, by a small network that is saved after each step."
-    from edm_nbdev.config import TrainConfig
-    return TrainConfig(width=16, dropout=dropout, batch_size=BATCH, images=BATCH * steps, warmup_images=5 * BATCH,
-                       device='cpu', threads=1, precision='float32', run=str(run), checkpoint_seconds=0.)
+def config_of(run: Path, steps: int, dropout: float, distil: bool) -> Any:
+    "What is trained: digits, by a small network that is saved after each step, or by the shipped one's pupil."
+    from edm_nbdev.config import TrainConfig, distillation
+    from edm_nbdev.models import load_model
+    how: Any = dict(dropout=dropout, batch_size=BATCH, images=BATCH * steps, warmup_images=5 * BATCH, device='cpu',
+                    threads=1, precision='float32', run=str(run), checkpoint_seconds=0.)
+    if not distil: return TrainConfig(width=16, **how)
+    return distillation(load_model('digits', 'cpu').config, 'digits', halve_images=5 * BATCH, **how)
 
-def work(folder: Path, run: str, steps: int, dropout: float) -> None:
+def work(folder: Path, run: str, steps: int, dropout: float, distil: bool) -> None:
     "What each process does: train, and after each step say where it is and who it is."
     from edm_nbdev.devices import leave_together
     from edm_nbdev.loop import train
     rank = os.environ.get('RANK', '0')
-    for step in train(config_of(folder/run, steps, dropout)):
+    for step in train(config_of(folder/run, steps, dropout, distil)):
         # numbers of the step, of this process and of its torchrun, the agent
         text = f'{step.step} {os.getpid()} {os.getppid()}'
         part = folder/f'{run}-{rank}.part'
@@ -114,13 +117,12 @@ def weights(folder: Path, run: str) -> dict:
     networks = {name: value for name, value in state.items() if name == 'model' or name.startswith('ema')}
     return {name: torch.cat([v.flatten() for v in network.values()]) for name, network in networks.items()}
 
-def at_start(dropout: float) -> Any:
+def at_start(dropout: float, distil: bool) -> Any:
     "The weights before the first step."
     import torch
 
-    from edm_nbdev.data import load_data
-    from edm_nbdev.models import make_denoiser
-    model = make_denoiser(config_of(Path(), 1, dropout), load_data('digits'))
+    from edm_nbdev.loop import Training
+    model = Training(config_of(Path(), 1, dropout, distil)).denoiser
     return torch.cat([v.flatten() for v in model.state_dict().values()])
 
 def difference(a: dict, b: dict, start: Any) -> tuple[float, float]:
@@ -129,9 +131,9 @@ def difference(a: dict, b: dict, start: Any) -> tuple[float, float]:
     return (max(apart[name] / float(b[name].norm()) for name in b),
             max(apart[name] / float((b[name] - start).norm()) for name in b))
 
-def compare(folder: Path, steps: int, dropout: float) -> list[tuple[str, str, tuple[float, float]]]:
+def compare(folder: Path, steps: int, dropout: float, distil: bool) -> list[tuple[str, str, tuple[float, float]]]:
     "What is compared, what was killed, and the difference."
-    options = ['--steps', str(steps), '--dropout', str(dropout)]
+    options = ['--steps', str(steps), '--dropout', str(dropout), *['--distil'] * distil]
     arguments = ['--worker', str(folder), '--name', 'one', *options]
     finish([Node(folder, 'one', arguments, None)])
     finish(start(folder, 'two', options))
@@ -141,7 +143,7 @@ def compare(folder: Path, steps: int, dropout: float) -> list[tuple[str, str, tu
         killed.append(kill(folder, 'killed', rank, step, start(folder, 'killed', options)))
     finish(start(folder, 'killed', options))
     one, two, after = (weights(folder, run) for run in ('one', 'two', 'killed'))
-    before, who = at_start(dropout), ', '.join(killed)
+    before, who = at_start(dropout, distil), ', '.join(killed)
     return [('two nodes, and one process', '', difference(two, one, before)),
             ('killed, and two nodes', who, difference(after, two, before)),
             ('killed, and one process', who, difference(after, one, before))]
@@ -153,17 +155,18 @@ def main() -> None:
     parser.add_argument('--dropout', type=float, nargs='+', default=[0., .13], help='one comparison for each (0 0.13)')
     parser.add_argument('--within', type=float, default=1e-5,
                         help='relative difference of the weights that is allowed (1e-5); 100 times that of their way')
+    parser.add_argument('--distil', action='store_true', help='distil the shipped digits model')
     parser.add_argument('--keep', type=Path, help='folder to keep runs and logs in')
     parser.add_argument('--worker', type=Path, help=argparse.SUPPRESS)
     parser.add_argument('--name', help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.worker: work(args.worker, args.name, args.steps, args.dropout[0])
+    if args.worker: work(args.worker, args.name, args.steps, args.dropout[0], args.distil)
     wrong = 0
     print('| dropout | compared | killed: rank | difference of weights | of their way |\n|---|---|---|---|---|')
     for dropout in args.dropout:
         folder = Path(tempfile.mkdtemp()) if args.keep is None else args.keep/f'dropout-{dropout}'
         folder.mkdir(parents=True, exist_ok=True)
-        try: rows = compare(folder, args.steps, dropout)
+        try: rows = compare(folder, args.steps, dropout, args.distil)
         finally:
             if args.keep is None: shutil.rmtree(folder, ignore_errors=True)
         for what, killed, off in rows:

@@ -7,8 +7,9 @@ __all__ = ['edm_train', 'edm_distill', 'edm_sample', 'edm_sample_all', 'edm_edit
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -219,13 +220,25 @@ def _leave(
     os._exit(0)
 
 def _run(
-    config: Any,     # a `TrainConfig`
-    wandb: str,      # disabled, offline or online
-    fresh: bool,     # rename an existing run first
-    new_data: bool,  # go on with pictures that have changed
+    choose: Callable[..., Any],    # makes a `TrainConfig` of these fields of it; None is the preset's or the usual
+    device: str | None = None,     # cpu, cuda, mps (Apple's GPU), ...; if not given, an NVIDIA GPU if there is one
+    precision: str | None = None,  # float32 or bf16 inside the network; bf16 where the device computes it natively
+    accumulate: int | None = None, # parts in which to work on a batch that does not fit the memory
+    threads: int | None = None,    # of a CPU; what this machine does best with, if not given
+    compile: bool = False,         # compile the network first: minutes that only a long run wins back
+    checkpoint_activations: bool = False,  # a third more work, for a fraction of the memory
+    shard: bool = False,           # divide the networks among the processes, if one card cannot hold them
+    checkpoint_seconds: float | None = None,  # at least so long between two saves; 20 if not given
+    wandb: str = 'disabled',       # disabled, offline or online: track with Weights & Biases
+    fresh: bool = False,           # rename an existing run and start anew
+    new_data: bool = False,        # go on with a run whose pictures have changed
+    debug: bool = False,           # show the traceback of an error
 ) -> None:
-    "Train; then the first process says how it ended, and draws."
+    "Train; then the first process says how it ended, and draws. Its options are those of both commands that train."
     from edm_nbdev.devices import leave_together, tune_memory
+    config = choose(device=device, precision=precision, accumulate=accumulate, threads=threads, compile=compile or None,
+                    checkpoint_activations=checkpoint_activations or None, shard=shard or None,
+                    checkpoint_seconds=checkpoint_seconds)
     tune_memory()
     last = _train(config, wandb, fresh, new_data)
     several = leave_together()
@@ -236,6 +249,7 @@ def _run(
 
 # %% ../nbs/workshop/commands.ipynb #51f6e081
 @as_command
+@delegates(_run)
 def edm_train(
     # what to train: digits, fashion_mnist, fashion_mnist_cpu, fashion_mnist_transformer, fashion_mnist_edm2, cifar10,
     # cifar10_large, celeba, celeba64, imagenet64 (pictures from --data) or folder
@@ -258,27 +272,12 @@ def edm_train(
     lr: float | None = None,       # learning rate, if not the preset's
     seed: int | None = None,       # another seed, another run; the preset's is 0
     unconditional: bool = False,   # do not learn the classes
-    device: str | None = None,     # cpu, cuda, mps (Apple's GPU), ...; if not given, an NVIDIA GPU if there is one
-    precision: str | None = None,  # float32 or bf16 inside the network; bf16 where the device computes it natively
-    accumulate: int | None = None, # parts in which to work on a batch that does not fit the memory
-    threads: int | None = None,    # of a CPU; what this machine does best with, if not given
-    compile: bool = False,         # compile the network first: minutes that only a long run wins back
-    checkpoint_activations: bool = False,  # a third more work, for a fraction of the memory
-    shard: bool = False,           # divide the networks among the processes, if one card cannot hold them
-    checkpoint_seconds: float | None = None,  # at least so long between two saves; 20 if not given
-    wandb: str = 'disabled',       # disabled, offline or online: track with Weights & Biases
-    fresh: bool = False,           # rename an existing run and start anew
-    new_data: bool = False,        # go on with a run whose pictures have changed
-    debug: bool = False,           # show the traceback of an error
+    **kwargs: Any,                 # how to compute: the options of `_run`
 ) -> None:
     "Train a diffusion model, or go on with a run, then draw a grid of pictures."
-    config = _chosen_config(
-        preset, data, run, size=parse_size(size), net=net, depth=depth,
-        root=root, images=images, minutes=minutes, batch_size=batch_size, lr=lr,
-        seed=seed, conditional=not unconditional, device=device, precision=precision, accumulate=accumulate,
-        threads=threads, compile=compile or None, checkpoint_activations=checkpoint_activations or None,
-        shard=shard or None, checkpoint_seconds=checkpoint_seconds)
-    _run(config, wandb, fresh, new_data)
+    _run(partial(_chosen_config, preset, data, run, size=parse_size(size), net=net, depth=depth, root=root,
+                 images=images, minutes=minutes, batch_size=batch_size, lr=lr, seed=seed,
+                 conditional=not unconditional), **kwargs)
 
 # %% ../nbs/workshop/commands.ipynb #d1501c02
 def _distilled_config(
@@ -292,15 +291,18 @@ def _distilled_config(
     from edm_nbdev.core import InputError, as_path
     from edm_nbdev.models import list_models, load_model
     teacher = load_model(as_path(model), 'cpu')
-    if teacher.config is None:
-        raise InputError(f"'{model}' does not say how it was trained: from Python, give its denoiser to train()")
     shipped = model in list_models() and not as_path(model).exists()
     fields = {field: value for field, value in given.items() if value is not None}
     if data: fields['data'] = str(as_path(data).resolve()) if as_path(data).is_dir() else data
-    run = str(as_path(run)) if run else f'runs/{as_path(model).stem}-distilled'
-    return distillation(teacher.config, model if shipped else str(as_path(model).resolve()), run=run, **fields)
+    place = as_path(model).resolve()
+    source = model if shipped else str(place)
+    run = str(as_path(run)) if run else f"runs/{Path(source).name.removesuffix('.safetensors')}-distilled"
+    if not shipped and Path(run).resolve() == (place if place.is_dir() else place.parent):
+        raise InputError(f"'{run}' is where the teacher is: take another folder for the new run, as in --run {run}-few")
+    return distillation(teacher.config, source, run=run, **fields)
 
 @as_command
+@delegates(_run)
 def edm_distill(
     model: str,                    # the teacher: folder of a run, a model.safetensors file, or a shipped name
     data: str | None = None,       # data set or folder of pictures, if not the one that the teacher was trained on
@@ -313,23 +315,11 @@ def edm_distill(
     batch_size: int | None = None, # images in a step, if not the teacher's
     lr: float | None = None,       # learning rate; 0.001 if not given
     seed: int | None = None,       # another seed, another run; the teacher's if not given
-    device: str | None = None,     # cpu, cuda, mps (Apple's GPU), ...; if not given, an NVIDIA GPU if there is one
-    precision: str | None = None,  # float32 or bf16 inside the network; bf16 where the device computes it natively
-    accumulate: int | None = None, # parts in which to work on a batch that does not fit the memory
-    threads: int | None = None,    # of a CPU; what this machine does best with, if not given
-    compile: bool = False,         # compile the network first: minutes that only a long run wins back
-    checkpoint_seconds: float | None = None,  # at least so long between two saves; 20 if not given
-    wandb: str = 'disabled',       # disabled, offline or online: track with Weights & Biases
-    fresh: bool = False,           # rename an existing run and start anew
-    new_data: bool = False,        # go on with a run whose pictures have changed
-    debug: bool = False,           # show the traceback of an error
+    **kwargs: Any,                 # how to compute: the options of `_run`
 ) -> None:
     "Distil a model into one that draws in one or two calls of its network, or go on with that, then draw a grid."
-    config = _distilled_config(
-        model, data, run, root=root, images=images, minutes=minutes, targets=targets, halve_images=halve_images,
-        batch_size=batch_size, lr=lr, seed=seed, device=device, precision=precision, accumulate=accumulate,
-        threads=threads, compile=compile or None, checkpoint_seconds=checkpoint_seconds)
-    _run(config, wandb, fresh, new_data)
+    _run(partial(_distilled_config, model, data, run, root=root, images=images, minutes=minutes, targets=targets,
+                 halve_images=halve_images, batch_size=batch_size, lr=lr, seed=seed), **kwargs)
 
 # %% ../nbs/workshop/commands.ipynb #a77c78a5
 def _load(

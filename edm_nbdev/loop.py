@@ -156,7 +156,7 @@ class Training:
         another network than the config describes."""
         name = self.config.teacher
         if name is None or objective is not None: return None
-        teacher = load_model(name, self.workers.device)
+        teacher = load_model(name, 'cpu' if self.config.shard else self.workers.device)  # `shard` moves it
         if getattr(teacher.config, 'teacher', None):
             raise InputError(f"'{name}' draws in few steps itself, by what it learnt from {teacher.config.teacher}: a "
                              "teacher must be a denoiser")
@@ -201,7 +201,7 @@ class Training:
         self._describe(self.about)
         self.network = None if denoiser is None else network_name(denoiser)  # None: config describes it
         if config.shard:
-            shard(self.networks.values(), self.workers)
+            shard([*self.networks.values(), *([] if self.teacher is None else [self.teacher])], self.workers)
             for average in self.averages.values(): forbid_calls(average)
         self.optimizer = torch.optim.Adam(self.denoiser.parameters(), lr=config.lr, betas=(.9, config.beta2),
                                           fused=device.type in ('cpu', 'cuda'))
