@@ -108,38 +108,43 @@ def _back(
     return ((cos * xx + sin * xy) * smaller, (cos * xy + sin * yy) * smaller,
             (cos * xy - sin * xx) * smaller, (cos * yy - sin * xy) * smaller)
 
+def _mirrored(n: int, y: Tensor) -> tuple[Tensor, Tensor]:
+    "Of a side of n pixels: which pixels to take (n+10,), and where the fine ones lie (2n+18,), -1 to 1 being the side."
+    i = torch.arange(-(_REACH // 2), n + _REACH // 2, device=y.device) % (2 * n)
+    fine = torch.arange(1 - _REACH, 2 * n + _REACH - 1, device=y.device)
+    return torch.minimum(i, 2 * n - 1 - i), (2 * fine + 1).to(y.dtype) / (2 * n) - 1
+
 def _resample(
-    y: Tensor,        # images (B,C,H,W), H = W, in float32 or float64
+    y: Tensor,        # images (B,C,H,W), in float32 or float64
     changes: Tensor,  # (B,9), of the same dtype
 ) -> Tensor:          # (B,C,H,W)
     "Scale, turn, stretch and shift each image. What comes in from outside is mirrored."
-    size, device = y.shape[-1], y.device
-    i = torch.arange(-(_REACH // 2), size + _REACH // 2, device=device) % (2 * size)
-    mirrored = torch.minimum(i, 2 * size - 1 - i)                                # (H+10,), each from 0 to H-1
-    fine = torch.arange(1 - _REACH, 2 * size + _REACH - 1, device=device)        # (2H+18,)
-    ruler = ((2 * fine + 1).to(y.dtype) / (2 * size) - 1)                        # a picture is from -1 to 1
+    (height, width), device = y.shape[-2:], y.device
+    rows, down_ruler = _mirrored(height, y)
+    columns, right_ruler = _mirrored(width, y)
     mode = 'bicubic' if device.type in ('cpu', 'cuda', 'meta') else 'bilinear'
-    at_once = max(1, _AT_ONCE // (y.shape[1] * len(fine)**2))
+    at_once = max(1, _AT_ONCE // (y.shape[1] * len(down_ruler) * len(right_ruler)))
     parts = []
     for some, change in zip(y.split(at_once), changes.split(at_once), strict=True):
-        detailed = _finer(_finer(some[:, :, mirrored][..., mirrored], -1), -2)   # (b,C,2H,2W)
+        detailed = _finer(_finer(some[:, :, rows][..., columns], -1), -2)        # (b,C,2H,2W)
         right, down = (.25 * change[:, 7:, None, None]).unbind(1)                # an eighth of the side, which is 2
-        x_new, y_new = ruler - right, ruler[:, None] - down                      # (b,1,2W+18) and (b,2H+18,1)
-        xx, xy, yx, yy = _back(change)
+        x_new, y_new = right_ruler - right, down_ruler[:, None] - down           # (b,1,2W+18) and (b,2H+18,1)
+        xx, xy, yx, yy = _back(change)                                           # of pixels; rulers count sides
+        xy, yx = xy * (height / width), yx * (width / height)
         places = torch.stack([xx * x_new + xy * y_new, yx * x_new + yy * y_new], -1)
         moved = F.grid_sample(detailed, places, mode, padding_mode='reflection', align_corners=False)
         parts.append(_coarser(_coarser(moved, -2), -1))
     return torch.cat(parts)
 
 def apply_changes(
-    y: Tensor,         # images (B,C,H,W), H = W
+    y: Tensor,         # images (B,C,H,W)
     changes: Tensor,   # float32 (B,9), from `draw_changes`
     version: int = 2,  # by which they were drawn
 ) -> Tensor:           # the changed images, as `y`; what comes in from outside is mirrored
     """Flip, scale, turn, stretch and shift each image (App. F.2, 2022). An image whose nine numbers are 0 comes back as
     it was, and one that is only flipped has its own pixels. Raises InputError for another version."""
     _check_version(version)
-    if version == 1: return _apply_first(y, changes)
+    if version == 1: return _apply_first(y, changes)  # of squares only, as all were then
     flip_x, flip_y = (changes[:, :2, None, None, None] > .5).unbind(1)           # each (B,1,1,1)
     flipped = torch.where(flip_x, y.flip(-1), y)
     flipped = torch.where(flip_y, flipped.flip(-2), flipped)
@@ -192,8 +197,10 @@ def _back_first(changes: Tensor) -> tuple[Tensor, ...]:
         (row[0] * cos - row[1] * sin) * mirror_x, (row[0] * sin + row[1] * cos) * mirror_y))
 
 def _apply_first(y: Tensor, changes: Tensor) -> Tensor:
-    "`apply_changes` of version 1."
+    "`apply_changes` of version 1. Raises InputError for pictures that are no squares."
     size = y.shape[-1]
+    if y.shape[-2] != size:
+        raise InputError(f"augment_version 1 changes squares only, not {y.shape[-2]}x{size}: take version 2")
     ruler = (torch.arange(size, device=y.device) * 2 + 1).to(y.dtype) / size - 1   # a picture is from -1 to 1
     right, down = changes[:, 7:, None, None].unbind(1)                      # each (B,1,1)
     x_new, y_new = ruler - 2 * right, ruler[:, None] - 2 * down             # (B,1,W) and (B,H,1)

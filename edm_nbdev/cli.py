@@ -24,6 +24,7 @@ from edm_nbdev.options import (
     parse_interval,  # noqa: F401
     parse_label,
     parse_scale,  # noqa: F401
+    parse_size,
 )
 
 # %% ../nbs/workshop/commands.ipynb #6e409e03
@@ -82,7 +83,7 @@ def _chosen_config(
     "The preset with what was given in its place. Raises InputError for an unknown preset and values out of range."
     from dataclasses import replace
 
-    from edm_nbdev.config import PRESETS, resized
+    from edm_nbdev.config import NETWORKS, PRESETS, resized, usual_size, with_network
     from edm_nbdev.core import InputError, as_path
     from edm_nbdev.data import SIZES, SOURCES
     known = data in SOURCES and data != 'folder'  # the others are folders
@@ -97,14 +98,16 @@ def _chosen_config(
     fields = {field: value for field, value in given.items() if value is not None}
     can_be_had = not known or usual.size in SIZES.get(str(data), (32,))  # at the preset's size
     own = {'data': data or usual.data, 'size': usual.size if can_be_had else None}
-    config = replace(usual, **{**own, **fields})
-    pixels = config.size or SIZES.get(str(config.data), (32,))[0]
-    names = [preset] * (preset != 'folder')
+    net = fields.pop('net', usual.net)
+    config = with_network(usual, net, **{**own, **fields})
+    if 'attention_resolutions' in NETWORKS[net]:
+        levels = resized(usual, usual_size(config)).attention_resolutions
+        config = replace(config, attention_resolutions=levels)
+    names = [preset] * (preset != 'folder') + [net] * (net != usual.net)
     beside = preset != 'folder' and config.data == os.getcwd()  # a run beside its own pictures meets no others'
     if config.data != usual.data and not beside: names.append(Path(str(config.data)).name)
-    levels = resized(usual, pixels).attention_resolutions
     place = str(as_path(run)) if run else f"runs/{'-'.join(names)}"
-    return replace(config, run=place, attention_resolutions=levels)
+    return replace(config, run=place)
 
 # %% ../nbs/workshop/commands.ipynb #9b591b15
 def _rename_old(
@@ -154,7 +157,7 @@ def _train(
 def _test_split(
     data: str,          # what `load_data` calls it
     root: str | None,   # where data sets and their caches lie
-    size: int | None,   # pixels a side
+    size: Any,          # pixels a side, or (height, width); None for the usual
 ) -> Any:               # `Images`, or in words why there are none
     "The test split, if there is one."
     from edm_nbdev.core import InputError
@@ -248,13 +251,17 @@ def _run(
 @as_command
 @delegates(_run)
 def edm_train(
-    # what to train: digits, fashion_mnist, fashion_mnist_cpu, cifar10, cifar10_large, celeba, celeba64,
-    # imagenet64 (pictures from --data) or folder
+    # what to train: digits, fashion_mnist, fashion_mnist_cpu, fashion_mnist_transformer, fashion_mnist_edm2, cifar10,
+    # cifar10_large, celeba, celeba64, imagenet64 (pictures from --data) or folder
     preset: str | None = None,
     # data set or folder of pictures, if not the preset's; alone, a folder takes the preset `folder`
     data: str | None = None,
-    # pixels a side, where the data can be had in several: 128 or 64 for celeba, any for a folder
-    size: int | None = None,
+    # pixels a side, or height x width as in 64x96, where the data can be had in several: 128 or 64 for celeba, any for
+    # a folder
+    size: str | int | None = None,
+    # unet, transformer or edm2, if not the preset's; a run of another network than its preset's has it in its name
+    net: str | None = None,
+    depth: int | None = None,      # of a transformer: its blocks, one after the other
     root: str | None = None,       # where data sets and their caches lie; $EDM_DATA, or else a folder in your home
     # folder of the run; if not given, runs/PRESET, or runs/PRESET-DATA for other data than in this folder; an existing
     # run goes on
@@ -268,8 +275,9 @@ def edm_train(
     **kwargs: Any,                 # how to compute: the options of `_run`
 ) -> None:
     "Train a diffusion model, or go on with a run, then draw a grid of pictures."
-    _run(partial(_chosen_config, preset, data, run, size=size, root=root, images=images, minutes=minutes,
-                 batch_size=batch_size, lr=lr, seed=seed, conditional=not unconditional), **kwargs)
+    _run(partial(_chosen_config, preset, data, run, size=parse_size(size), net=net, depth=depth, root=root,
+                 images=images, minutes=minutes, batch_size=batch_size, lr=lr, seed=seed,
+                 conditional=not unconditional), **kwargs)
 
 # %% ../nbs/workshop/commands.ipynb #d1501c02
 def _distilled_config(
@@ -539,7 +547,8 @@ def edm_evaluate(
 @as_command
 def edm_data(
     data: str,                  # folder of pictures, or a data set: digits, fashion_mnist, cifar10 or celeba
-    size: int | None = None,    # pixels a side, where the data can be had in several; 32 for a folder if not given
+    # pixels a side, or height x width as in 64x96, where the data can be had in several; 32 for a folder if not given
+    size: str | int | None = None,
     split: str | None = None,   # train or test alone; both if not given
     root: str | None = None,    # where data sets and their caches lie; $EDM_DATA, or else a folder in your home
     debug: bool = False,        # show the traceback of an error
@@ -547,8 +556,9 @@ def edm_data(
     "Read a data set or a folder of pictures into the cache, before a training needs it, and say what was found."
     from edm_nbdev.caches import cache_folder
     from edm_nbdev.data import load_data
-    found = load_data(data, root, split or 'train', size)
-    if split is None: _say_found(found, _test_split(data, root, size))
+    pixels = parse_size(size)
+    found = load_data(data, root, split or 'train', pixels)
+    if split is None: _say_found(found, _test_split(data, root, pixels))
     else: print(f'{found.name}, {split}: {len(found):,} pictures, sigma_data {found.sigma_data:.3f}')
     if found.mapped is not None: print(f'the cache is in {cache_folder(root)}')
 

@@ -20,7 +20,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core import DataError, InputError, as_path, check_whole, document, from_pixels, keyed_rng, moved, wanted
+from edm_nbdev.core import (
+    DataError,
+    InputError,
+    Size,
+    as_path,
+    check_size,
+    document,
+    from_pixels,
+    keyed_rng,
+    moved,
+    size_text,
+    wanted,
+)
 
 # %% ../nbs/01_data.ipynb #3c799331
 @lru_cache(maxsize=4)
@@ -113,7 +125,7 @@ def _as_tensor(what: str, values: Any) -> Tensor:
     except (TypeError, ValueError, RuntimeError) as e: raise DataError(f"{what} must be whole numbers: {e}") from e
 
 def images_from(
-    pixels: Tensor | np.ndarray,                             # uint8 (N,C,S,S), or (N,S,S) for grey ones
+    pixels: Tensor | np.ndarray,                             # uint8 (N,C,H,W), or (N,H,W) for grey ones
     labels: Tensor | np.ndarray | Sequence[int] | None = None,  # whole numbers (N,), the first class is 0
     classes: Sequence[str] | np.ndarray | None = None,       # a name for each class; their numbers if not given
     name: str = 'mine',                                      # what a run of it calls it
@@ -122,8 +134,9 @@ def images_from(
     "A data set of what is in memory. Raises DataError, stating the expected shapes, for anything else."
     images = _as_tensor('pixels', pixels)
     if images.ndim == 3: images = images[:, None]
-    if images.dtype != torch.uint8 or images.ndim != 4 or not images.numel() or images.shape[2] != images.shape[3]:
-        raise DataError("pixels must be uint8, square, with channels first: (N,C,S,S) or (N,S,S), "
+    channels_last = images.ndim == 4 and images.shape[3] <= 4 < images.shape[1]
+    if images.dtype != torch.uint8 or images.ndim != 4 or not images.numel() or channels_last:
+        raise DataError("pixels must be uint8 with channels first, (N,C,H,W) or (N,H,W), "
                         f"not {images.dtype} {tuple(images.shape)}")
     if labels is None: return Images(name, images, None, [], root_mean_square(images), bin_width=bin_width)
     index = _as_tensor('labels', labels)
@@ -186,7 +199,7 @@ def _load_cifar10(name: str, root: Root, split: str, size: int) -> Images:
 class NoSplitError(DataError):
     "A data set has no such split."
 
-Source = Callable[[str, Root, str, int], Images]  # (name, root, split, size) -> the images of a split
+Source = Callable[[str, Root, str, Any], Images]  # (name, root, split, size) -> the images of a split
 
 SOURCES: dict[str, Source | str] = dict(          # who reads a data set: a function, or where it lives
     digits=_load_digits,
@@ -210,13 +223,14 @@ def load_data(
     name_or_folder: str | Path,  # "digits", "fashion_mnist", "cifar10", "celeba", or a folder of pictures
     root: Root = None,           # where downloads and caches lie; None for $EDM_DATA, or a cache in the user's home
     split: str = "train",        # "train" or "test"
-    size: int | None = None,     # pixels a side: one of `SIZES[name]`, any for a folder; None for the first, or 32
+    size: Size | None = None,    # pixels a side: one of `SIZES[name]`; of a folder any, or (height, width); None for
+                                 # the first, or 32
 ) -> Images:                     # the images of the split, with the training split's sigma_data
     "Load a data set. Raises InputError for a name, split or size that does not exist; DataError if it cannot be read."
     if not isinstance(name_or_folder, (str, Path)):
         raise InputError(f"data must be the name of a data set or a folder, not {type(name_or_folder).__name__}")
     if split not in ("train", "test"): raise InputError(f"unknown split '{split}': there are train and test")
-    if size is not None: size = check_whole('size', size)
+    if size is not None: size = check_size('size', size)
     name = str(name_or_folder)
     known = [key for key in SOURCES if key != 'folder']
     if name not in known and not as_path(name).is_dir():
@@ -225,7 +239,8 @@ def load_data(
     sizes = SIZES.get(name, (32, size)) if name in known else (32, size)
     size = sizes[0] if size is None else size
     if size not in sizes:
-        raise InputError(f"size {size} is not available: {name} is {' or '.join(map(str, sizes))} pixels a side")
+        there = ' or '.join(map(str, sizes))
+        raise InputError(f"size {size_text(size)} is not available: {name} is {there} pixels a side")
     load = _source(name if name in known else 'folder')
     data = load(name, root, split, size)
     return data if split == 'train' else replace(data, sigma_data=load(name, root, 'train', size).sigma_data)

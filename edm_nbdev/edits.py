@@ -18,7 +18,17 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from .core import InputError, as_path, check_whole, device_of, document, from_pixels
+from edm_nbdev.core import (
+    InputError,
+    Size,
+    as_path,
+    check_size,
+    check_whole,
+    device_of,
+    document,
+    from_pixels,
+    height_width,
+)
 from edm_nbdev.editing import (
     KNOWING,
     Operator,
@@ -34,7 +44,7 @@ from edm_nbdev.editing import (
 from .generation import generate, in_eval_mode, is_distilled, usual_batch
 from .guidance import Guided, guide
 from .options import parse_label
-from .pictures import kind_of, open_picture, square_pixels
+from .pictures import kind_of, largest_part, open_picture, square_pixels
 from .reading import Unreadable
 from .samplers import karras_sigmas, keyed_noise
 
@@ -46,14 +56,6 @@ class Fitted:
     size: tuple[int, int]  # width and height of the file, upright
     note: str              # a sentence on what was changed; empty if nothing was
 
-def _side(
-    shape: Sequence[int],  # (C,H,W) of the model
-) -> int:                  # H
-    "Pixels a side. Raises InputError for a model whose images are no squares."
-    if shape[1] != shape[2]:
-        raise InputError(f"this model draws images of {shape[2]}x{shape[1]}: pictures can be fitted to squares only")
-    return shape[1]
-
 def _upright(
     image: Image.Image,  # just opened
 ) -> Image.Image:
@@ -63,13 +65,14 @@ def _upright(
 
 def _changes(
     image: Image.Image,  # upright
-    channels: int,       # of the model
-    side: int,           # pixels a side of the model
+    shape: Sequence[int],  # (C,H,W) of the model
 ) -> list[str]:
-    "What happens to a picture on its way to the model, in words."
-    least, changes = min(image.size), []
-    if max(image.size) > least: changes.append(f'cropped to its middle {least}x{least}')
-    if least != side: changes.append(f"{'shrunk' if least > side else 'enlarged'} to {side}x{side}")
+    "What happens to a picture on its way to the model, in words: width x height, as files say it."
+    channels, height, width = shape
+    part, changes = largest_part(image.size, check_size('size', shape[1:])), []
+    if part != image.size: changes.append(f'cropped to its middle {part[0]}x{part[1]}')
+    if part != (width, height):
+        changes.append(f"{'shrunk' if part[0] > width or part[1] > height else 'enlarged'} to {width}x{height}")
     if kind_of(image) is not None: return changes  # of more than 8 bits: no palette, no transparency
     rgba = np.asarray(image.convert('RGBA'))
     if (rgba[..., 3] < 255).any(): changes.append('put on white where it is transparent')
@@ -81,13 +84,13 @@ def fit_picture(
     shape: Sequence[int],  # (C,H,W) of the images wanted
 ) -> Fitted:
     "Read a picture and fit it as a folder of training pictures is fitted. Raises InputError for what is no picture."
-    file, (channels, side) = as_path(path), (shape[0], _side(shape))
+    file, size = as_path(path), check_size('size', tuple(shape[1:]))
     if file.is_dir(): raise InputError(f"'{path}' is a folder: name a picture in it")
     if not file.exists(): raise InputError(f"there is no picture '{path}'")
     try:
         with open_picture(file.parent, file.name) as image:
-            pixels, upright = square_pixels(image, side, channels), _upright(image)
-            changes = _changes(upright, channels, side)
+            pixels, upright = square_pixels(image, size, shape[0]), _upright(image)
+            changes = _changes(upright, shape)
     except Unreadable as e: raise InputError(f"'{path}' cannot be read as a picture: {e}") from e
     listed = ' and '.join([', '.join(changes[:-1]), changes[-1]] if changes[1:] else changes)
     note = f"'{path}', {upright.width}x{upright.height}, was {listed}" if changes else ''
@@ -95,51 +98,53 @@ def fit_picture(
 
 # %% ../nbs/workshop/edits.ipynb #ed17000c
 def _rectangle(
-    text: str,  # such as "0,16,32,32"
-    side: int,  # pixels a side
-) -> Tensor:    # bool (H,W)
+    text: str,   # such as "0,16,32,32"
+    size: Size,  # pixels a side, or (height, width)
+) -> Tensor:     # bool (H,W)
     "A rectangle as a mask. Raises InputError for other than four whole numbers inside the picture."
+    height, width = height_width(size)
     try: x0, y0, x1, y1 = map(int, text.split(','))
     except ValueError:
-        raise InputError(f"a rectangle is four whole numbers x0,y0,x1,y1, as in 0,0,{side},{side // 2} for the upper "
+        raise InputError(f"a rectangle is four whole numbers x0,y0,x1,y1, as in 0,0,{width},{height//2} for the upper "
                          f"half: not '{text}'") from None
-    if not (0 <= x0 < x1 <= side and 0 <= y0 < y1 <= side):
-        raise InputError(f"the rectangle {text} does not lie in the picture, whose pixels end at {side},{side}: "
-                         f"0 <= x0 < x1 <= {side} and 0 <= y0 < y1 <= {side}")
-    mask = torch.zeros(side, side, dtype=torch.bool)
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        raise InputError(f"the rectangle {text} does not lie in the picture, whose pixels end at {width},{height}: "
+                         f"0 <= x0 < x1 <= {width} and 0 <= y0 < y1 <= {height}")
+    mask = torch.zeros(height, width, dtype=torch.bool)
     mask[y0:y1, x0:x1] = True
     return mask
 
 def _painted(
     path: Path,             # a file
-    side: int,              # pixels a side
-    size: tuple[int, int],  # of the picture's file
+    fitted: Size,           # pixels a side, or (height, width)
+    size: tuple[int, int],  # width and height of the picture's file
 ) -> Tensor:                # bool (H,W)
     "A mask from a file. Raises InputError for what is no picture, and for other proportions than the picture's."
     if not path.is_file(): raise InputError(f"there is no mask '{path}': it is a file, or a rectangle x0,y0,x1,y1")
     try:
         with open_picture(path.parent, path.name) as image: mask = _upright(image).copy()
     except Unreadable as e: raise InputError(f"the mask '{path}' cannot be read as a picture: {e}") from e
-    (w, h), (width, height) = mask.size, size
-    if w != h and abs(w * height / (h * width) - 1) > .02:  # a rounded size may be off by a pixel in fifty
+    (w, h), (width, height), (rows, columns) = mask.size, size, height_width(fitted)
+    if w * rows != h * columns and abs(w * height / (h * width) - 1) > .02:  # rounded: off by a pixel in fifty
+        middle = 'a square' if rows == columns else f'{columns}x{rows}'
         raise InputError(f"the mask '{path}' is {w}x{h}, but the picture is {width}x{height}: a mask has the "
-                         "proportions of its picture, or is a square for the middle of it")
+                         f"proportions of its picture, or is {middle} for the middle of it")
     if kind_of(mask) is None:
         mask = mask.convert('RGBA')
         mask = Image.alpha_composite(Image.new('RGBA', mask.size, 'black'), mask).convert('L')
-    mask = ImageOps.fit(mask, (min(mask.size),) * 2, Image.Resampling.NEAREST)
-    values = np.asarray(mask.resize((side, side), Image.Resampling.NEAREST)).astype(np.float64)
+    mask = ImageOps.fit(mask, largest_part(mask.size, fitted), Image.Resampling.NEAREST)
+    values = np.asarray(mask.resize((columns, rows), Image.Resampling.NEAREST)).astype(np.float64)
     white = values.max() if values.max() <= 1 or values.max() > 255 else 255  # 1 and 65,535 are usual as well
     return torch.from_numpy(values > white / 2)
 
 def fit_mask(
     mask: str | Path,       # a file, white where to fill in; or a rectangle x0,y0,x1,y1 of the fitted picture
-    side: int,              # pixels a side of the fitted picture
+    fitted: Size,           # pixels a side of the fitted picture, or (height, width)
     size: tuple[int, int],  # width and height of the picture's file
 ) -> Tensor:                # bool (H,W), True where to fill in
     "What to fill in. Raises InputError for a mask that hides everything or nothing, or does not fit the picture."
     typed = re.fullmatch(r'[\d.,\s-]*,[\d.,\s-]*', str(mask)) and not as_path(mask).exists()
-    hidden = _rectangle(str(mask), side) if typed else _painted(as_path(mask), side, size)
+    hidden = _rectangle(str(mask), fitted) if typed else _painted(as_path(mask), fitted, size)
     way = 'white is filled in, black stays'
     if hidden.all(): raise InputError(f"the mask '{mask}' hides the whole picture: {way}, and something must stay")
     if not hidden.any(): raise InputError(f"the mask '{mask}' hides nothing: {way}, and here nothing is white")
@@ -310,12 +315,14 @@ class Edit:
 
 def _upscaling(model: Any, path: str | Path, factor: int | None) -> tuple[Operator, Tensor, Tensor, str]:
     "Operator, measurement, what to show and what to say. Raises InputError for a factor that does not divide."
-    (channels, _, _), side = model.data.shape, _side(model.data.shape)
+    channels, height, width = model.data.shape
     factor = check_whole('factor', 4 if factor is None else factor, 2)
-    if side % factor:
-        fit = ', '.join(str(k) for k in range(2, side + 1) if side % k == 0)
-        raise InputError(f"factor {factor} does not divide the model's {side} pixels a side: take one of {fit}")
-    small = fit_picture(path, (channels, side // factor, side // factor))
+    if height % factor or width % factor:
+        fit = ', '.join(str(k) for k in range(2, min(height, width) + 1) if height % k == width % k == 0)
+        sides = f'{height} pixels a side' if height == width else f'{width}x{height} pixels'
+        hint = f'take one of {fit}' if fit else 'no factor does'
+        raise InputError(f"factor {factor} does not divide the model's {sides}: {hint}")
+    small = fit_picture(path, (channels, height // factor, width // factor))
     large = small.image.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
     return downscaling(factor), small.image, large, small.note
 
@@ -335,7 +342,7 @@ def _measurement(
     deviation = _above('strength', 2. if strength is None else strength, 0) if task == 'deblur' else None
     found = fit_picture(path, shape)
     if deviation: return blurring(deviation), found.image, found.image, found.note
-    operator = inpainting(~fit_mask(mask, _side(shape), found.size))
+    operator = inpainting(~fit_mask(mask, check_size('size', shape[1:]), found.size))
     return operator, operator(found.image), operator(found.image), found.note
 
 def plan_edits(

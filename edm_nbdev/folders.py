@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from .caches import read_once
-from .core import DataError, as_path, document
+from .core import DataError, Size, as_path, check_size, document, height_width, size_text
 from .data import Images, NoSplitError, from_torchvision
 from .layout import find_splits, list_pictures
 from edm_nbdev.pictures import (
@@ -85,7 +85,7 @@ def _hash(*parts: Any) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 def _read_folder(
-    folder: Path, listing: list[tuple[str, int, int]], size: int, train: _Train | None, workers: int | None,
+    folder: Path, listing: list[tuple[str, int, int]], size: Size, train: _Train | None, workers: int | None,
 ) -> Reading:
     "Start to read a folder; in grey if no file holds colour, unless the training split says otherwise."
     Image.preinit()                                                           # once, not in each process
@@ -108,12 +108,12 @@ def _read_folder(
     def decode(i: int) -> np.ndarray:
         with open_picture(folder, files[i]) as image: return square_pixels(image, size, channels, rules)
     fingerprint = _hash(_VERSION, CHUNK, size, train, [entry for entry in listing if entry[0] not in ours])
-    return Reading(f"'{folder}'", files, decode, (channels, size, size), classes, labels, fingerprint, found,
+    return Reading(f"'{folder}'", files, decode, (channels, *height_width(size)), classes, labels, fingerprint, found,
                    dict(rules=rules))
 
 # %% ../nbs/workshop/folders.ipynb #d16b0002
 def _load_split(
-    top: Path, folder: Path, root: str | Path | None, size: int, workers: int | None, train: _Train | None = None,
+    top: Path, folder: Path, root: str | Path | None, size: Size, workers: int | None, train: _Train | None = None,
 ) -> tuple[Images, _Train]:
     "A split, and what the test split has to know of it."
     listing = list_pictures(folder)
@@ -125,7 +125,7 @@ def _load_split(
     if listing.locked:
         found.append(f"left out of '{folder}', as it cannot be opened: {_some(listing.locked)}")
         warnings.warn(found[-1], stacklevel=3)
-    key = f'{top.name[:40]}-{size}-' + hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]
+    key = f'{top.name[:40]}-{size_text(size)}-' + hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]
     read = partial(_read_folder, folder, listing.files, size, train, workers)
     data, notes = read_once(top.name, key, _hash(_VERSION, CHUNK, size, train, listing.files), read, root, workers)
     rules = {kind: rule and (rule[0], rule[1]) for kind, rule in notes['rules'].items()}
@@ -135,13 +135,13 @@ def load_folder(
     name: str | Path,                # the folder
     root: str | Path | None = None,  # where the cache lies, as for `cache_folder`
     split: str = 'train',            # "train" or "test"
-    size: int = 32,                  # pixels a side
+    size: Size = 32,                 # pixels a side, or (height, width)
     workers: int | None = None,      # how many pictures to read at the same time; None: one for each core
 ) -> Images:                         # its `name` is the folder's, its sigma_data the split's own
     """A split of a folder of pictures, read once and then cached. The test split has the classes, the colours and the
     rules for deep pictures of the training split. What was left out is in `found`, and a warning where it may not be
     meant. Raises NoSplitError if there is no test split, and DataError if nothing can be read."""
-    top = as_path(name).resolve()
+    top, size = as_path(name).resolve(), check_size('size', size)
     try: splits = find_splits(top)
     except OSError as e: raise DataError(f"'{top}' cannot be read ({e.strerror})") from e
     if split == 'test' and splits.test is None: raise NoSplitError(splits.why)
@@ -185,24 +185,24 @@ def describe(
 _CELEBA = ("celeba/ the files img_align_celeba.zip, list_eval_partition.txt, identity_CelebA.txt, list_attr_celeba.txt"
            ", list_bbox_celeba.txt and list_landmarks_align_celeba.txt")
 
-def _read_celeba(name: str, root: str | Path | None, split: str, size: int, fingerprint: str) -> Reading:
+def _read_celeba(name: str, root: str | Path | None, split: str, size: Size, fingerprint: str) -> Reading:
     "Start to read CelebA."
     source = from_torchvision('CelebA', name, root, _CELEBA, split=split, target_type=[])
     faces = [f'face {i}' for i in range(len(source))]
     def decode(i: int) -> np.ndarray:
         with readable(faces[i]): return square_pixels(source[i][0], size, 3)
-    return Reading(f'{name}, {split}', faces, decode, (3, size, size), [], None, fingerprint)
+    return Reading(f'{name}, {split}', faces, decode, (3, *height_width(size)), [], None, fingerprint)
 
 def load_celeba(
     name: str = 'celeba',            # what `load_data` calls it
     root: str | Path | None = None,  # folder of downloads and caches, as for `data_root`
     split: str = 'train',            # "train" or "test"
-    size: int = 128,                 # pixels a side
+    size: Size = 128,                # pixels a side, or (height, width)
 ) -> Images:                         # its sigma_data is the split's own
     "A split of CelebA, read once and then cached. If it is not available, DataError says which files go where."
     fingerprint = _hash(_VERSION, CHUNK, 'torchvision')
     read = partial(_read_celeba, name, root, split, size, fingerprint)
-    return read_once(name, f'{name}-{size}-{split}', fingerprint, read, root)[0]
+    return read_once(name, f'{name}-{size_text(size)}-{split}', fingerprint, read, root)[0]
 
 # %% ../nbs/workshop/folders.ipynb #9d818fd1
 document(__name__)

@@ -5,6 +5,7 @@ __all__ = ['make_denoiser', 'unwrap', 'weights_of', 'fill_weights', 'network_nam
            'list_models', 'load_model', 'SavedAverage', 'saved_averages', 'mix_weights', 'reconstruct']
 
 # %% ../nbs/workshop/models.ipynb #0f0364ab
+import importlib
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -18,20 +19,28 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .augment import N_AUGMENT
 from .averages import mixture
-from .config import TrainConfig, decode_config, encode_config
-from .core import About, FormatError, InputError, RunError, as_path, document, seeded
+from .config import NETWORKS, TrainConfig, decode_config, encode_config
+from .core import About, FormatError, InputError, RunError, as_path, check_size, document, seeded
 from .devices import pick_device
 from .precond import Denoiser
 from .runs import average_key, of_the_machine, read_state, read_weights, save_weights, state_files
-from .unet import Attention, UNet
 
 # %% ../nbs/workshop/models.ipynb #5b8326dc
+_CLASSES = dict(unet='unet.UNet', transformer='transformer.Transformer', edm2='edm2.EDM2UNet')  # loaded when needed
+
+def _network_class(net: str) -> Any:
+    "The class of a network, by its name in a config."
+    module, _, name = _CLASSES[net].partition('.')
+    return getattr(importlib.import_module(f'edm_nbdev.{module}'), name)
+
 def _network(config: TrainConfig, about: About) -> Denoiser:
     "The denoiser that a config describes, with weights as they come. Raises InputError if it does not fit the images."
     n_classes = len(about.classes) if config.conditional else 0
     n_augment = N_AUGMENT if config.augment else 0
-    net = UNet(about.shape[1], about.shape[0], n_classes, config.width, config.mults, config.blocks,
-               config.attention_resolutions, config.head_channels, config.dropout, n_augment, config.patch)
+    common = {name: getattr(config, name) for name in ('width', 'head_channels', 'dropout', 'patch')}
+    own = {name: getattr(config, name) for name in NETWORKS[config.net]}
+    net = _network_class(config.net)(check_size('size', about.shape[1:]), channels=about.shape[0], n_classes=n_classes,
+                                     n_augment=n_augment, **common, **own)
     return Denoiser(net, about.sigma_data, config, about)
 
 def make_denoiser(
@@ -88,7 +97,7 @@ def fill_weights(
 
 def _structure(model: nn.Module) -> tuple[Any, ...]:
     "Names and shapes of the weights, and the heads of each attention, which no shape shows."
-    heads = [part.heads for part in model.modules() if isinstance(part, Attention)]
+    heads = [part.heads for part in model.modules() if isinstance(getattr(part, 'heads', None), int)]
     return {name: tuple(t.shape) for name, t in weights_of(model).items()}, heads
 
 def _describes(config: Any, data: Any, model: nn.Module) -> bool:
@@ -105,8 +114,8 @@ def network_name(
     model = unwrap(model)
     net = unwrap(getattr(model, 'net', model))
     config, data = getattr(model, 'config', None), getattr(model, 'data', None)
-    usual = type(model) is Denoiser and type(net) is UNet and isinstance(config, TrainConfig) and data is not None
-    if usual and _describes(config, data, model): return None
+    usual = isinstance(config, TrainConfig) and type(net) is _network_class(config.net) and data is not None
+    if usual and type(model) is Denoiser and _describes(config, data, model): return None
     named: Any = net if isinstance(model, Denoiser) else model
     if isinstance(named, nn.Module) or not hasattr(named, '__qualname__'): named = type(named)  # a function has a name
     return f'{named.__module__}.{named.__qualname__}'
@@ -226,7 +235,8 @@ def load_model(
         _fill(model, _laid_out(weights, model), file, 'this version of edm_nbdev', assign=True)
     else:
         model = denoiser
-        _fill(model, weights, file, f"the denoiser that was given (it holds {header.get('network') or 'a `UNet`'})")
+        holds = header.get('network') or f"the network {header.get('config', {}).get('net', 'unet')} of edm_nbdev"
+        _fill(model, weights, file, f"the denoiser that was given (it holds {holds})")
         plain = unwrap(model)
         if torch.is_tensor(plain.sigma_data): plain.sigma_data.fill_(about.sigma_data)
         elif float(plain.sigma_data) != about.sigma_data: plain.sigma_data = about.sigma_data

@@ -16,7 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .core import DataError, InputError, check_whole, class_index, device_of, document, keyed_rng
+from edm_nbdev.core import (
+    DataError,
+    InputError,
+    check_size,
+    check_whole,
+    class_index,
+    device_of,
+    document,
+    keyed_rng,
+)
 from .data import Images, NoSplitError, load_data
 from .devices import Workers, processes
 from .generation import generate_walks, usual_batch, usual_walk
@@ -50,7 +59,7 @@ def _is_pair(data: Any) -> bool:
 def _read_splits(model: Any, data: str | Path | None, root: Path | str | None) -> tuple[Images, Images | None, str]:
     "Both splits of a data set by name or folder; of None, the model's own, which its config knows by its whole path."
     name = data or getattr(getattr(model, 'config', None), 'data', None) or model.data.name
-    size = model.data.shape[-1]
+    size = check_size('size', tuple(model.data.shape[1:]))
     try: train = load_data(name, root, size=size)
     except InputError as e:
         if data: raise

@@ -403,7 +403,7 @@ def draw_designs(
     rows = [[*[guesses[i] for i in picks], end, true[None]] for (_, guesses, end), true in zip(walks.values(), truth)]
     film = torch.cat(sum(rows, []))  # (40,1,H,W), fewer where there are fewer than six steps
     _pixels(axes['f'], film, len(picks) + 2, f'guesses at {len(picks)} steps, the picture, that of 100 steps of EDM')
-    side = film.shape[-1] + 1
+    side = film.shape[-2] + 1
     for k, name in enumerate(walks):
         axes['f'].text(-1, (k + .5) * side, name, ha='right', va='center', fontsize=9)
         axes['s'].plot(walks[name][0], [k] * N, 'o', ms=4, color=COLORS[k])

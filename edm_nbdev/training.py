@@ -192,7 +192,8 @@ def update(
     recipe: Recipe,                    # how
     step: int,                         # number of the step, from 0
 ) -> Update:
-    "A step of the optimizer, left out if the gradient is not finite, and of the averages."
+    """A step of the optimizer, left out if the gradient is not finite, then the network's own `after_step`, if it has
+    one, and a step of the averages."""
     images = (step + 1) * recipe.batch_size
     lr = learning_rate(recipe, images)
     for group in optimizer.param_groups: group['lr'] = lr
@@ -203,6 +204,8 @@ def update(
         optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]
         optimizer.step()
     elif good: optimizer.step()          # here Python waits for the device
+    after_step = getattr(getattr(denoiser, 'net', denoiser), 'after_step', None)
+    if after_step is not None: after_step()  # such as EDM2's, which puts its weights back on a sphere
     for length, average in averages.items():
         decay = ema_decay(recipe, images) if length is None else power_decay(length, step + 1)
         average_into(average, denoiser, decay)

@@ -12,7 +12,7 @@ import torch.nn.functional as F  # PyTorch's functions; the network F of the for
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .core import InputError, check_whole, document
+from .core import InputError, Size, check_size, check_whole, document, height_width, size_text
 from .streams import keyed_dropout
 
 # %% ../nbs/06_unet.ipynb #3fc64728
@@ -121,14 +121,16 @@ class Block(nn.Module):
         return self.attention((self.skip(x) + h) * math.sqrt(.5))
 
 # %% ../nbs/06_unet.ipynb #3275d894
-def _resolutions(size: int, patch: int, widths: list[int], attends: tuple[int, ...], head_channels: int) -> list[int]:
-    "Pixels a side at each level, which has `widths` channels. Raises InputError where numbers do not fit each other."
-    halvings = len(widths) - 1
+def _resolutions(size: Size, patch: int, widths: list[int], attends: tuple[int, ...], head_channels: int) -> list[int]:
+    """Pixels of the shorter side at each level, which has `widths` channels. Raises InputError where numbers do not
+    fit each other."""
+    halvings, sides = len(widths) - 1, height_width(size)
     least = patch * 2**halvings
-    if size % least:
-        raise InputError(f"size {size} with patch {patch} cannot be halved {halvings} times: "
-                         f"it must be a multiple of {least}")
-    resolutions = [size // patch // 2**level for level in range(len(widths))]
+    if any(pixels % least for pixels in sides):
+        wanted = 'it must be a multiple' if isinstance(size, int) else 'height and width must be multiples'
+        raise InputError(f"size {size_text(size)} with patch {patch} cannot be halved {halvings} times: "
+                         f"{wanted} of {least}")
+    resolutions = [min(sides) // patch // 2**level for level in range(len(widths))]
     if set(attends) - set(resolutions):
         raise InputError(f"attention_resolutions {tuple(attends)} are not among those of this network, "
                          f"{tuple(resolutions)}")
@@ -147,13 +149,13 @@ def _stage(blocks: int, c_in: int, c_skip: int, c_out: int, c_emb: int, heads: i
 class UNet(nn.Module):
     "The network F(x, c_noise, label) of Karras et al. 2022, eq. 7: a U-Net (Ronneberger et al. 2015) with attention."
     def __init__(self,
-        size: int,                    # pixels a side
+        size: Size,                   # pixels a side, or (height, width)
         channels: int = 1,            # of an image: 1 for grey, 3 for colour
         n_classes: int = 0,           # 0 for images without labels
         width: int = 32,              # channels at full resolution
         mults: tuple[int, ...] = (1, 2),  # channels at each level, in units of width; the next has half the resolution
         blocks: int = 1,              # residual blocks a level, down and again up
-        attention_resolutions: tuple[int, ...] = (),  # resolutions (pixels a side) whose blocks attend
+        attention_resolutions: tuple[int, ...] = (),  # resolutions (pixels of the shorter side) whose blocks attend
         head_channels: int = 16,      # channels of one attention head
         dropout: float = 0.,          # share of values dropped in training
         n_augment: int = 0,           # numbers that say how an image was changed, such as `N_AUGMENT`; 0 for none
@@ -161,11 +163,12 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         check_whole('blocks', blocks)
+        size = check_size('size', size)
         widths = [width * mult for mult in mults]                            # channels at each level
         resolutions = _resolutions(size, patch, widths, attention_resolutions, head_channels)
         heads = [c // head_channels if r in attention_resolutions else 0
                  for c, r in zip(widths, resolutions, strict=True)]          # at each level
-        self.shape, self.n_classes, self.patch = (channels, size, size), n_classes, patch
+        self.shape, self.n_classes, self.patch = (channels, *height_width(size)), n_classes, patch
         c_emb, c_image = 4 * width, channels * patch**2
         self.embed_noise = nn.Sequential(nn.Linear(32, c_emb), nn.SiLU(), nn.Linear(c_emb, c_emb))  # 2x16 features
         self.embed_label = nn.Embedding(n_classes + 1, c_emb) if n_classes else None
