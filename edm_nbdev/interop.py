@@ -2,9 +2,9 @@
 
 # %% auto #0
 __all__ = ['to_k_diffusion', 'UNetLike', 'to_diffusers', 'rho_schedule', 'to_azula', 'to_deepinv', 'Foreign', 'from_k_diffusion',
-           'from_diffusers']
+           'from_diffusers', 'from_azula', 'from_deepinv']
 
-# %% ../nbs/workshop/interop.ipynb #8ab79a46
+# %% ../nbs/workshop/interop.ipynb #9fd2cdd2
 import math
 from collections.abc import Callable
 from importlib import import_module
@@ -19,7 +19,7 @@ from .ode import expand
 from .precond import coefficients, weights_dtype
 from .samplers import level_for
 
-# %% ../nbs/workshop/interop.ipynb #5787b9a6
+# %% ../nbs/workshop/interop.ipynb #73d6f77c
 def _library(
     name: str,  # of a module, such as "azula.denoise"
 ) -> Any:       # the module
@@ -28,7 +28,7 @@ def _library(
     except ImportError as e:
         raise InputError(f"{name} cannot be imported ({e}): pip install 'edm_nbdev[interop]'") from e
 
-# %% ../nbs/workshop/interop.ipynb #a3e6c112
+# %% ../nbs/workshop/interop.ipynb #74db3b97
 def _clean(
     denoiser: DenoiserLike,  # (x, sigma), or (x, sigma, label)
     x: Tensor,               # noisy images (B,C,H,W)
@@ -40,7 +40,7 @@ def _clean(
     if len(sigma) == 1: sigma = sigma[0]
     return denoiser(x, sigma) if label is None else denoiser(x, sigma, label)
 
-# %% ../nbs/workshop/interop.ipynb #e67ea022
+# %% ../nbs/workshop/interop.ipynb #c79850b0
 def to_k_diffusion(
     denoiser: DenoiserLike,  # ours; or one that was guided or edited, (x, sigma)
 ) -> Callable[..., Tensor]:  # (x, sigma (B,), class_cond=None) -> the clean images expected behind x
@@ -50,7 +50,7 @@ def to_k_diffusion(
         return _clean(denoiser, x, sigma, class_cond)
     return model
 
-# %% ../nbs/workshop/interop.ipynb #dc1d890f
+# %% ../nbs/workshop/interop.ipynb #992cd695
 class UNetLike(nn.Module):
     """A denoiser in the form of diffusers' UNet2DModel, for schedulers that precondition as EDM does
     (EDMEulerScheduler, EDMDPMSolverMultistepScheduler, with prediction_type "epsilon")."""
@@ -101,7 +101,7 @@ def to_diffusers(
     if shape is None: raise InputError("the shape of an image is not known: give like=, a model that states its .data")
     return UNetLike(denoiser, tuple(shape), getattr(model, 'n_classes', 0), sigma_data)
 
-# %% ../nbs/workshop/interop.ipynb #55759533
+# %% ../nbs/workshop/interop.ipynb #a5467066
 def rho_schedule(
     sigma_min: float = .002,  # the level at time 0
     sigma_max: float = 80.,   # the level at time 1
@@ -115,12 +115,12 @@ def rho_schedule(
 
 def to_azula(
     denoiser: DenoiserLike,  # ours; or one that was guided or edited, (x, sigma)
-    schedule: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,  # t -> (alpha_t, sigma_t); None: `rho_schedule()`
-) -> Any:                    # an azula.denoise.Denoiser: (x_t, t, label=None) -> a distribution, of which `.mean` is known
+    schedule: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,  # (alpha_t, sigma_t); None: EDM's
+) -> Any:                    # an azula.denoise.Denoiser: (x_t, t, label=None) -> a distribution with `.mean`
     """A denoiser for azula's samplers, in any of its schedules: x_t = alpha_t y + sigma_t n, with t from 0 to 1. The
     class goes in as `label`. Raises InputError if azula is not installed."""
     azula = _library('azula.denoise')
-    class Ours(azula.Denoiser):  # type: ignore[name-defined,misc]
+    class Ours(azula.Denoiser):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.denoiser, self.schedule = denoiser, rho_schedule() if schedule is None else schedule
@@ -130,14 +130,14 @@ def to_azula(
             return azula.DiracPosterior(mean=_clean(denoiser, x_t / expand(alpha, x_t), sigma / alpha, label))
     return Ours()
 
-# %% ../nbs/workshop/interop.ipynb #8eae6a22
+# %% ../nbs/workshop/interop.ipynb #4752f663
 def to_deepinv(
     denoiser: DenoiserLike,  # ours; or one that was guided or edited, (x, sigma)
 ) -> Any:                    # a deepinv.models.Denoiser: (x, sigma, class_labels=None) -> clean images, all in [0,1]
-    """A denoiser for deepinv, whose images are in [0,1]: its sigma is half of ours. The class goes in as `class_labels`.
-    Raises InputError if deepinv is not installed."""
+    """A denoiser for deepinv, whose images are in [0,1] and whose sigma is half of ours. The class goes in as
+    `class_labels`. Raises InputError if deepinv is not installed."""
     models = _library('deepinv.models')
-    class Ours(models.Denoiser):  # type: ignore[name-defined,misc]
+    class Ours(models.Denoiser):  # type: ignore[name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.denoiser = denoiser
@@ -146,7 +146,7 @@ def to_deepinv(
             return (_clean(denoiser, 2 * x - 1, 2 * torch.as_tensor(sigma), class_labels) + 1) / 2
     return Ours()
 
-# %% ../nbs/workshop/interop.ipynb #3343044a
+# %% ../nbs/workshop/interop.ipynb #7aa5ce70
 class Foreign(nn.Module):
     "Another library's model as a denoiser of ours, D(x; sigma), from one of the functions below."
     def __init__(self,
@@ -171,7 +171,7 @@ class Foreign(nn.Module):
             raise InputError("this model has no classes: only label None can be used")
         if not self.n_classes: return None
         if not self.null_class and (label == self.n_classes).any():
-            raise InputError("this model was trained with labels alone: give each image one, and guide by a guide_model")
+            raise InputError("this model was trained with labels alone: give each image one, and guide by guide_model")
         return label.to(device)
 
     def forward(self,
@@ -183,14 +183,14 @@ class Foreign(nn.Module):
         above those that the model was trained for, and for a label that it does not have."""
         sigma = level_for(x, torch.as_tensor(sigma))
         if (sigma > self.sigma_max * 1.0001).any():
-            raise InputError(f"sigma {float(sigma.max()):g} is above {self.sigma_max:g}, the highest noise level of this "
-                             f"model: start there, with sigma_max={self.sigma_max:g}")
+            raise InputError(f"sigma {float(sigma.max()):g} is above {self.sigma_max:g}, the highest noise level of "
+                             f"this model: start there, with sigma_max={self.sigma_max:g}")
         inside = torch.float64 if weights_dtype(self.model) == torch.float64 else torch.float32
         return self.ask(x.to(inside), sigma, self._label(label, len(x), x.device)).to(x.dtype)
 
-# %% ../nbs/workshop/interop.ipynb #ce813829
+# %% ../nbs/workshop/interop.ipynb #31186e29
 def from_k_diffusion(
-    model: Callable[..., Tensor],  # theirs: (x, sigma (B,)), with class_cond if it has classes
+    model: Any,                    # theirs: (x, sigma (B,)), with class_cond if it has classes
     data: Any = None,              # an `About` or `Images` of what it was trained on
     n_classes: int = 0,            # classes that it knows
     null_class: bool = True,       # whether it takes class_cond n_classes for no class
@@ -204,7 +204,7 @@ def from_k_diffusion(
         return model(x, sigma.to(x.dtype).expand(len(x)), **args)
     return Foreign(model, ask, data, n_classes, null_class, sigma_range)
 
-# %% ../nbs/workshop/interop.ipynb #5842414f
+# %% ../nbs/workshop/interop.ipynb #b1fa93c2
 def _interpolated(
     sigma: Tensor,   # any levels, of any shape
     sigmas: Tensor,  # those of the steps 0, 1, ..., rising (T,)
@@ -239,8 +239,8 @@ def from_diffusers(
     alphas_cumprod and for a prediction type other than epsilon, v_prediction and sample."""
     kind = getattr(scheduler.config, 'prediction_type', 'epsilon')
     if not hasattr(scheduler, 'alphas_cumprod'):
-        raise InputError(f"{type(scheduler).__name__} has no alphas_cumprod: give the scheduler of the training, such as "
-                         "DDPMScheduler")
+        raise InputError(f"{type(scheduler).__name__} has no alphas_cumprod: give the scheduler of the training, "
+                         "such as DDPMScheduler")
     _clean_from(torch.zeros(1), kind, torch.zeros(1), torch.ones(1))  # raises for another kind
     alphas = scheduler.alphas_cumprod.double()
     sigmas = ((1 - alphas) / alphas).sqrt()  # (T,)
@@ -254,5 +254,52 @@ def from_diffusers(
     n_classes = embeddings - 1 if embeddings and null_class else embeddings
     return Foreign(unet, ask, data, n_classes, null_class, (float(sigmas[0]), float(sigmas[-1])))
 
-# %% ../nbs/workshop/interop.ipynb #098e1902
+# %% ../nbs/workshop/interop.ipynb #14530652
+def _time_of(
+    sigma: Tensor,  # any levels, of any shape
+    schedule: Callable[[Tensor], tuple[Tensor, Tensor]],  # t from 0 to 1 -> (alpha_t, sigma_t), with rising sigma/alpha
+) -> Tensor:        # t, as `sigma`: 0 or 1 for levels beyond the ends
+    "The time at which sigma_t / alpha_t is a given noise level, by bisection."
+    low, high = torch.zeros_like(sigma), torch.ones_like(sigma)
+    for _ in range(60):  # 60 halvings reach the last digit of float64
+        middle = (low + high) / 2
+        alpha, noise = schedule(middle)
+        below = noise / alpha < sigma
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return (low + high) / 2
+
+def from_azula(
+    denoiser: Any,             # theirs: (x_t, t) -> a distribution with `.mean`, and `.schedule`
+    data: Any = None,          # an `About` or `Images` of what it was trained on
+    n_classes: int = 0,        # classes that it knows
+    null_class: bool = True,   # whether it takes label n_classes for no class
+    label_name: str = 'label', # the keyword by which its network takes classes
+) -> Foreign:
+    """A denoiser of azula as one of ours, at the time t where sigma_t / alpha_t of its schedule is sigma. Its images
+    should be in [-1,1]; azula itself does not mind."""
+    schedule = denoiser.schedule
+    def ask(x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+        t = _time_of(sigma, schedule)
+        args = {} if label is None else {label_name: label}
+        return denoiser(expand(schedule(t)[0], x) * x, t, **args).mean
+    ends = torch.tensor([0., 1.], dtype=torch.float64)
+    alpha, noise = schedule(ends)
+    low, high = (noise / alpha).tolist()
+    return Foreign(denoiser, ask, data, n_classes, null_class, (low, high))
+
+# %% ../nbs/workshop/interop.ipynb #0cbc6f0f
+def from_deepinv(
+    denoiser: Any,                    # theirs: (x, sigma), with class_labels if it has classes, all in [0,1]
+    data: Any = None,                 # an `About` or `Images` of what it was trained on
+    n_classes: int = 0,               # classes that it knows
+    null_class: bool = True,          # whether it takes class_labels n_classes for no class
+    sigma_range: tuple[float, float] = (0., math.inf),  # our levels that it was trained for: twice theirs
+) -> Foreign:
+    "A denoiser of deepinv as one of ours. Its images are in [0,1], and its sigma is half of ours."
+    def ask(x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+        args = {} if label is None else {'class_labels': label}
+        return 2 * denoiser((x + 1) / 2, sigma.to(x.dtype).expand(len(x)) / 2, **args) - 1
+    return Foreign(denoiser, ask, data, n_classes, null_class, sigma_range)
+
+# %% ../nbs/workshop/interop.ipynb #f05d0ac9
 document(__name__)
