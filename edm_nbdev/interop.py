@@ -4,7 +4,7 @@
 __all__ = ['to_k_diffusion', 'UNetLike', 'to_diffusers', 'rho_schedule', 'to_azula', 'to_deepinv', 'Foreign', 'from_k_diffusion',
            'from_diffusers', 'from_azula', 'from_deepinv']
 
-# %% ../nbs/workshop/interop.ipynb #9fd2cdd2
+# %% ../nbs/workshop/interop.ipynb #fe6f2c7b
 import math
 from collections.abc import Callable
 from importlib import import_module
@@ -19,7 +19,7 @@ from .ode import expand
 from .precond import coefficients, weights_dtype
 from .samplers import level_for
 
-# %% ../nbs/workshop/interop.ipynb #73d6f77c
+# %% ../nbs/workshop/interop.ipynb #fe6529c5
 def _library(
     name: str,  # of a module, such as "azula.denoise"
 ) -> Any:       # the module
@@ -28,7 +28,7 @@ def _library(
     except ImportError as e:
         raise InputError(f"{name} cannot be imported ({e}): pip install 'edm_nbdev[interop]'") from e
 
-# %% ../nbs/workshop/interop.ipynb #74db3b97
+# %% ../nbs/workshop/interop.ipynb #fe90c3aa
 def _clean(
     denoiser: DenoiserLike,  # (x, sigma), or (x, sigma, label)
     x: Tensor,               # noisy images (B,C,H,W)
@@ -40,7 +40,7 @@ def _clean(
     if len(sigma) == 1: sigma = sigma[0]
     return denoiser(x, sigma) if label is None else denoiser(x, sigma, label)
 
-# %% ../nbs/workshop/interop.ipynb #c79850b0
+# %% ../nbs/workshop/interop.ipynb #2830a947
 def to_k_diffusion(
     denoiser: DenoiserLike,  # ours; or one that was guided or edited, (x, sigma)
 ) -> Callable[..., Tensor]:  # (x, sigma (B,), class_cond=None) -> the clean images expected behind x
@@ -50,7 +50,7 @@ def to_k_diffusion(
         return _clean(denoiser, x, sigma, class_cond)
     return model
 
-# %% ../nbs/workshop/interop.ipynb #992cd695
+# %% ../nbs/workshop/interop.ipynb #c3742d3e
 class UNetLike(nn.Module):
     """A denoiser in the form of diffusers' UNet2DModel, for schedulers that precondition as EDM does
     (EDMEulerScheduler, EDMDPMSolverMultistepScheduler, with prediction_type "epsilon")."""
@@ -101,7 +101,7 @@ def to_diffusers(
     if shape is None: raise InputError("the shape of an image is not known: give like=, a model that states its .data")
     return UNetLike(denoiser, tuple(shape), getattr(model, 'n_classes', 0), sigma_data)
 
-# %% ../nbs/workshop/interop.ipynb #a5467066
+# %% ../nbs/workshop/interop.ipynb #40b6611c
 def rho_schedule(
     sigma_min: float = .002,  # the level at time 0
     sigma_max: float = 80.,   # the level at time 1
@@ -127,10 +127,10 @@ def to_azula(
 
         def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Any:
             alpha, sigma = self.schedule(t)
-            return azula.DiracPosterior(mean=_clean(denoiser, x_t / expand(alpha, x_t), sigma / alpha, label))
+            return azula.DiracPosterior(mean=_clean(self.denoiser, x_t / expand(alpha, x_t), sigma / alpha, label))
     return Ours()
 
-# %% ../nbs/workshop/interop.ipynb #4752f663
+# %% ../nbs/workshop/interop.ipynb #4a99f1d6
 def to_deepinv(
     denoiser: DenoiserLike,  # ours; or one that was guided or edited, (x, sigma)
 ) -> Any:                    # a deepinv.models.Denoiser: (x, sigma, class_labels=None) -> clean images, all in [0,1]
@@ -143,15 +143,15 @@ def to_deepinv(
             self.denoiser = denoiser
 
         def forward(self, x: Tensor, sigma: Any, class_labels: Tensor | None = None, **_: Any) -> Tensor:
-            return (_clean(denoiser, 2 * x - 1, 2 * torch.as_tensor(sigma), class_labels) + 1) / 2
+            return (_clean(self.denoiser, 2 * x - 1, 2 * torch.as_tensor(sigma), class_labels) + 1) / 2
     return Ours()
 
-# %% ../nbs/workshop/interop.ipynb #7aa5ce70
+# %% ../nbs/workshop/interop.ipynb #6faef1ba
 class Foreign(nn.Module):
     "Another library's model as a denoiser of ours, D(x; sigma), from one of the functions below."
     def __init__(self,
         model: Any,                 # theirs: a module, or a function
-        ask: Callable[[Tensor, Tensor, Tensor | None], Tensor],  # (x, sigma () or (B,), label (B,) or None) -> clean
+        ask: Callable[[Any, Tensor, Tensor, Tensor | None], Tensor],  # (model, x, sigma, label or None) -> clean
         data: Any = None,           # an `About` or `Images` of what it was trained on; None if not known
         n_classes: int = 0,         # classes that it knows, without the one for no class
         null_class: bool = True,    # whether it takes label n_classes for no class
@@ -186,9 +186,9 @@ class Foreign(nn.Module):
             raise InputError(f"sigma {float(sigma.max()):g} is above {self.sigma_max:g}, the highest noise level of "
                              f"this model: start there, with sigma_max={self.sigma_max:g}")
         inside = torch.float64 if weights_dtype(self.model) == torch.float64 else torch.float32
-        return self.ask(x.to(inside), sigma, self._label(label, len(x), x.device)).to(x.dtype)
+        return self.ask(self.model, x.to(inside), sigma, self._label(label, len(x), x.device)).to(x.dtype)
 
-# %% ../nbs/workshop/interop.ipynb #31186e29
+# %% ../nbs/workshop/interop.ipynb #add5a05b
 def from_k_diffusion(
     model: Any,                    # theirs: (x, sigma (B,)), with class_cond if it has classes
     data: Any = None,              # an `About` or `Images` of what it was trained on
@@ -199,12 +199,12 @@ def from_k_diffusion(
     """A model of k-diffusion as a denoiser of ours: its sigma is ours, its images are in [-1,1]. One that was made for
     steps (`DiscreteEpsDDPMDenoiser`) states its levels itself."""
     if hasattr(model, 'sigma_min'): sigma_range = float(model.sigma_min), float(model.sigma_max)
-    def ask(x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+    def ask(model: Any, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
         args = {} if label is None else {'class_cond': label}
         return model(x, sigma.to(x.dtype).expand(len(x)), **args)
     return Foreign(model, ask, data, n_classes, null_class, sigma_range)
 
-# %% ../nbs/workshop/interop.ipynb #b1fa93c2
+# %% ../nbs/workshop/interop.ipynb #5ab0a3a9
 def _interpolated(
     sigma: Tensor,   # any levels, of any shape
     sigmas: Tensor,  # those of the steps 0, 1, ..., rising (T,)
@@ -228,33 +228,42 @@ def _clean_from(
     if kind == 'sample': return predicted
     raise InputError(f"prediction_type must be epsilon, v_prediction or sample, not {kind!r}")
 
+def _answer(unet: Any, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+    "What a network of diffusers predicts for scaled images at times () or (B,), without a variance, as `x`."
+    args = {} if label is None else {'class_labels': label}
+    predicted = unet(x.to(weights_dtype(unet)), t.reshape(-1).to(x).expand(len(x)), **args).sample
+    return predicted[:, :x.shape[1]].to(x.dtype)
+
 def from_diffusers(
     unet: Any,                # theirs, such as a UNet2DModel: (x_t, t, class_labels) -> `.sample`
-    scheduler: Any,           # what it was trained with, such as a DDPMScheduler: .alphas_cumprod, prediction_type
+    scheduler: Any,           # that of its training: a DDPMScheduler or one like it, or an EDMEulerScheduler
     data: Any = None,         # an `About` or `Images` of what it was trained on
     null_class: bool = True,  # whether the last of its class embeddings is for no class
 ) -> Foreign:
-    """A network of diffusers, trained for discrete steps, as a denoiser of ours, for images in [-1,1]. A level between
-    two steps gets a time between them. A predicted variance is left out. Raises InputError for a scheduler without
-    alphas_cumprod and for a prediction type other than epsilon, v_prediction and sample."""
-    kind = getattr(scheduler.config, 'prediction_type', 'epsilon')
-    if not hasattr(scheduler, 'alphas_cumprod'):
-        raise InputError(f"{type(scheduler).__name__} has no alphas_cumprod: give the scheduler of the training, "
-                         "such as DDPMScheduler")
+    """A network of diffusers, for images in [-1,1], as a denoiser of ours. One that was trained for discrete steps gets
+    a time between two steps for a level between them. A predicted variance is left out. Raises InputError for a
+    scheduler without noise levels, and for a prediction type other than epsilon, v_prediction and sample."""
+    known, alphas = scheduler.config, getattr(scheduler, 'alphas_cumprod', None)
+    kind, sigma_data = getattr(known, 'prediction_type', 'epsilon'), getattr(known, 'sigma_data', None)
+    if alphas is None and sigma_data is None:
+        raise InputError(f"{type(scheduler).__name__} does not state its noise levels: give the scheduler of the "
+                         "training, such as DDPMScheduler or EDMEulerScheduler")
     _clean_from(torch.zeros(1), kind, torch.zeros(1), torch.ones(1))  # raises for another kind
-    alphas = scheduler.alphas_cumprod.double()
-    sigmas = ((1 - alphas) / alphas).sqrt()  # (T,)
-    embeddings = getattr(unet.config, 'num_class_embeds', None) or 0
-    def ask(x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
-        t = _interpolated(sigma.cpu(), sigmas).to(x.device, x.dtype).expand(len(x))
+    sigmas = torch.tensor([0., math.inf]) if alphas is None else (1 / alphas.double() - 1).sqrt()  # (T,)
+    def ask_steps(unet: Any, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
         s = expand(sigma, x)
-        args = {} if label is None else {'class_labels': label}
-        predicted = unet((x / (1 + s**2).sqrt()).to(weights_dtype(unet)), t, **args).sample
-        return _clean_from(predicted[:, :x.shape[1]].to(x.dtype), kind, x, s)
+        t = _interpolated(sigma.cpu(), sigmas)
+        return _clean_from(_answer(unet, x / (1 + s**2).sqrt(), t, label), kind, x, s)
+    def ask_edm(unet: Any, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+        c = coefficients(expand(sigma, x), sigma_data)
+        F = _answer(unet, c.c_in * x, c.c_noise, label)
+        return c.c_skip * x + c.c_out * (-F if kind == 'v_prediction' else F)
+    embeddings = getattr(unet.config, 'num_class_embeds', None) or 0
     n_classes = embeddings - 1 if embeddings and null_class else embeddings
+    ask = ask_edm if alphas is None else ask_steps
     return Foreign(unet, ask, data, n_classes, null_class, (float(sigmas[0]), float(sigmas[-1])))
 
-# %% ../nbs/workshop/interop.ipynb #14530652
+# %% ../nbs/workshop/interop.ipynb #e273c8a1
 def _time_of(
     sigma: Tensor,  # any levels, of any shape
     schedule: Callable[[Tensor], tuple[Tensor, Tensor]],  # t from 0 to 1 -> (alpha_t, sigma_t), with rising sigma/alpha
@@ -278,16 +287,16 @@ def from_azula(
     """A denoiser of azula as one of ours, at the time t where sigma_t / alpha_t of its schedule is sigma. Its images
     should be in [-1,1]; azula itself does not mind."""
     schedule = denoiser.schedule
-    def ask(x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+    def ask(model: Any, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
         t = _time_of(sigma, schedule)
         args = {} if label is None else {label_name: label}
-        return denoiser(expand(schedule(t)[0], x) * x, t, **args).mean
+        return model(expand(schedule(t)[0], x) * x, t, **args).mean
     ends = torch.tensor([0., 1.], dtype=torch.float64)
     alpha, noise = schedule(ends)
     low, high = (noise / alpha).tolist()
     return Foreign(denoiser, ask, data, n_classes, null_class, (low, high))
 
-# %% ../nbs/workshop/interop.ipynb #0cbc6f0f
+# %% ../nbs/workshop/interop.ipynb #c4513373
 def from_deepinv(
     denoiser: Any,                    # theirs: (x, sigma), with class_labels if it has classes, all in [0,1]
     data: Any = None,                 # an `About` or `Images` of what it was trained on
@@ -296,10 +305,10 @@ def from_deepinv(
     sigma_range: tuple[float, float] = (0., math.inf),  # our levels that it was trained for: twice theirs
 ) -> Foreign:
     "A denoiser of deepinv as one of ours. Its images are in [0,1], and its sigma is half of ours."
-    def ask(x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+    def ask(model: Any, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
         args = {} if label is None else {'class_labels': label}
-        return 2 * denoiser((x + 1) / 2, sigma.to(x.dtype).expand(len(x)) / 2, **args) - 1
+        return 2 * model((x + 1) / 2, sigma.to(x.dtype).expand(len(x)) / 2, **args) - 1
     return Foreign(denoiser, ask, data, n_classes, null_class, sigma_range)
 
-# %% ../nbs/workshop/interop.ipynb #f05d0ac9
+# %% ../nbs/workshop/interop.ipynb #d0a15e84
 document(__name__)
