@@ -4,7 +4,7 @@
 __all__ = ['to_k_diffusion', 'UNetLike', 'to_diffusers', 'rho_schedule', 'to_azula', 'to_deepinv', 'Foreign', 'from_k_diffusion',
            'from_diffusers', 'from_azula', 'from_deepinv']
 
-# %% ../nbs/workshop/interop.ipynb #fe6f2c7b
+# %% ../nbs/workshop/interop.ipynb #0b8b0582
 import math
 from collections.abc import Callable
 from importlib import import_module
@@ -19,7 +19,7 @@ from .ode import expand
 from .precond import coefficients, weights_dtype
 from .samplers import level_for
 
-# %% ../nbs/workshop/interop.ipynb #fe6529c5
+# %% ../nbs/workshop/interop.ipynb #8d0fa939
 def _library(
     name: str,  # of a module, such as "azula.denoise"
 ) -> Any:       # the module
@@ -28,7 +28,7 @@ def _library(
     except ImportError as e:
         raise InputError(f"{name} cannot be imported ({e}): pip install 'edm_nbdev[interop]'") from e
 
-# %% ../nbs/workshop/interop.ipynb #fe90c3aa
+# %% ../nbs/workshop/interop.ipynb #7a451dd0
 def _clean(
     denoiser: DenoiserLike,  # (x, sigma), or (x, sigma, label)
     x: Tensor,               # noisy images (B,C,H,W)
@@ -40,7 +40,7 @@ def _clean(
     if len(sigma) == 1: sigma = sigma[0]
     return denoiser(x, sigma) if label is None else denoiser(x, sigma, label)
 
-# %% ../nbs/workshop/interop.ipynb #2830a947
+# %% ../nbs/workshop/interop.ipynb #092dd182
 def to_k_diffusion(
     denoiser: DenoiserLike,  # ours; or one that was guided or edited, (x, sigma)
 ) -> Callable[..., Tensor]:  # (x, sigma (B,), class_cond=None) -> the clean images expected behind x
@@ -50,7 +50,7 @@ def to_k_diffusion(
         return _clean(denoiser, x, sigma, class_cond)
     return model
 
-# %% ../nbs/workshop/interop.ipynb #c3742d3e
+# %% ../nbs/workshop/interop.ipynb #8036de32
 class UNetLike(nn.Module):
     """A denoiser in the form of diffusers' UNet2DModel, for schedulers that precondition as EDM does
     (EDMEulerScheduler, EDMDPMSolverMultistepScheduler, with prediction_type "epsilon")."""
@@ -101,7 +101,7 @@ def to_diffusers(
     if shape is None: raise InputError("the shape of an image is not known: give like=, a model that states its .data")
     return UNetLike(denoiser, tuple(shape), getattr(model, 'n_classes', 0), sigma_data)
 
-# %% ../nbs/workshop/interop.ipynb #40b6611c
+# %% ../nbs/workshop/interop.ipynb #0a63f58e
 def rho_schedule(
     sigma_min: float = .002,  # the level at time 0
     sigma_max: float = 80.,   # the level at time 1
@@ -130,7 +130,7 @@ def to_azula(
             return azula.DiracPosterior(mean=_clean(self.denoiser, x_t / expand(alpha, x_t), sigma / alpha, label))
     return Ours()
 
-# %% ../nbs/workshop/interop.ipynb #4a99f1d6
+# %% ../nbs/workshop/interop.ipynb #c41a174f
 def to_deepinv(
     denoiser: DenoiserLike,  # ours; or one that was guided or edited, (x, sigma)
 ) -> Any:                    # a deepinv.models.Denoiser: (x, sigma, class_labels=None) -> clean images, all in [0,1]
@@ -146,7 +146,7 @@ def to_deepinv(
             return (_clean(self.denoiser, 2 * x - 1, 2 * torch.as_tensor(sigma), class_labels) + 1) / 2
     return Ours()
 
-# %% ../nbs/workshop/interop.ipynb #6faef1ba
+# %% ../nbs/workshop/interop.ipynb #dffa8a13
 class Foreign(nn.Module):
     "Another library's model as a denoiser of ours, D(x; sigma), from one of the functions below."
     def __init__(self,
@@ -188,7 +188,7 @@ class Foreign(nn.Module):
         inside = torch.float64 if weights_dtype(self.model) == torch.float64 else torch.float32
         return self.ask(self.model, x.to(inside), sigma, self._label(label, len(x), x.device)).to(x.dtype)
 
-# %% ../nbs/workshop/interop.ipynb #add5a05b
+# %% ../nbs/workshop/interop.ipynb #fa1b335f
 def from_k_diffusion(
     model: Any,                    # theirs: (x, sigma (B,)), with class_cond if it has classes
     data: Any = None,              # an `About` or `Images` of what it was trained on
@@ -204,7 +204,7 @@ def from_k_diffusion(
         return model(x, sigma.to(x.dtype).expand(len(x)), **args)
     return Foreign(model, ask, data, n_classes, null_class, sigma_range)
 
-# %% ../nbs/workshop/interop.ipynb #5ab0a3a9
+# %% ../nbs/workshop/interop.ipynb #fc52dcb4
 def _interpolated(
     sigma: Tensor,   # any levels, of any shape
     sigmas: Tensor,  # those of the steps 0, 1, ..., rising (T,)
@@ -243,9 +243,9 @@ def from_diffusers(
     """A network of diffusers, for images in [-1,1], as a denoiser of ours. One that was trained for discrete steps gets
     a time between two steps for a level between them. A predicted variance is left out. Raises InputError for a
     scheduler without noise levels, and for a prediction type other than epsilon, v_prediction and sample."""
-    known, alphas = scheduler.config, getattr(scheduler, 'alphas_cumprod', None)
-    kind, sigma_data = getattr(known, 'prediction_type', 'epsilon'), getattr(known, 'sigma_data', None)
-    if alphas is None and sigma_data is None:
+    alphas, sigma_data = getattr(scheduler, 'alphas_cumprod', None), getattr(scheduler.config, 'sigma_data', math.nan)
+    kind = getattr(scheduler.config, 'prediction_type', 'epsilon')
+    if alphas is None and math.isnan(sigma_data):
         raise InputError(f"{type(scheduler).__name__} does not state its noise levels: give the scheduler of the "
                          "training, such as DDPMScheduler or EDMEulerScheduler")
     _clean_from(torch.zeros(1), kind, torch.zeros(1), torch.ones(1))  # raises for another kind
@@ -263,7 +263,7 @@ def from_diffusers(
     ask = ask_edm if alphas is None else ask_steps
     return Foreign(unet, ask, data, n_classes, null_class, (float(sigmas[0]), float(sigmas[-1])))
 
-# %% ../nbs/workshop/interop.ipynb #e273c8a1
+# %% ../nbs/workshop/interop.ipynb #ac2cbc62
 def _time_of(
     sigma: Tensor,  # any levels, of any shape
     schedule: Callable[[Tensor], tuple[Tensor, Tensor]],  # t from 0 to 1 -> (alpha_t, sigma_t), with rising sigma/alpha
@@ -296,7 +296,7 @@ def from_azula(
     low, high = (noise / alpha).tolist()
     return Foreign(denoiser, ask, data, n_classes, null_class, (low, high))
 
-# %% ../nbs/workshop/interop.ipynb #c4513373
+# %% ../nbs/workshop/interop.ipynb #a3e96b80
 def from_deepinv(
     denoiser: Any,                    # theirs: (x, sigma), with class_labels if it has classes, all in [0,1]
     data: Any = None,                 # an `About` or `Images` of what it was trained on
@@ -310,5 +310,5 @@ def from_deepinv(
         return 2 * model((x + 1) / 2, sigma.to(x.dtype).expand(len(x)) / 2, **args) - 1
     return Foreign(denoiser, ask, data, n_classes, null_class, sigma_range)
 
-# %% ../nbs/workshop/interop.ipynb #d0a15e84
+# %% ../nbs/workshop/interop.ipynb #26705037
 document(__name__)
