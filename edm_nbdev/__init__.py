@@ -13,10 +13,10 @@ _home = {
 }
 _modules = (
     'core', 'plots', 'streams', 'data', 'ode', 'samplers', 'designs', 'precond', 'unet', 'training', 'guidance',
-    'metrics', 'playground', 'averages', 'editing', 'fewsteps', 'distill', 'bars', 'reading', 'caches', 'pictures',
+    'metrics', 'playground', 'averages', 'editing', 'fewsteps', 'distill', 'transformer', 'edm2', 'bars', 'reading', 'caches', 'pictures',
     'layout', 'augment', 'folders', 'devices', 'signals', 'runs', 'checkpoints', 'store', 'tables', 'config', 'feeding',
     'models', 'generation', 'judges', 'measures', 'orders', 'sharding', 'parallel', 'loop', 'tracking', 'report',
-    'options', 'edits', 'brush', 'cli', 'app',
+    'options', 'edits', 'brush', 'interop', 'cli', 'export', 'app',
 )
 __all__ = list(_home)
 
