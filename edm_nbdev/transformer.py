@@ -81,7 +81,7 @@ class TransformerBlock(nn.Module):
         h = F.gelu(self.widen(_shifted(x, scale_2, shift_2)))                           # (B,places,4 width)
         return x + gate_2 * self.narrow(self.drop(h, keys))
 
-# %% ../nbs/17_networks.ipynb #5c5ebf7b
+# %% ../nbs/17_networks.ipynb #a0cf2878
 def _grid(size: int | tuple[int, int], patch: int, width: int, head_channels: int) -> tuple[int, int]:
     "Height and width of the images. Raises InputError where numbers do not fit each other."
     pair = size if isinstance(size, (tuple, list)) else (size, size)
