@@ -27,7 +27,7 @@ lessons = sorted(path for path in (root/'nbs').glob('*.ipynb') if path.stem != '
 rooms = ('house', 'core', 'plots', 'streams', 'bars', 'reading', 'caches', 'pictures', 'layout', 'augment', 'folders',
          'devices', 'signals', 'runs', 'checkpoints', 'store', 'tables', 'config', 'feeding', 'models', 'generation',
          'judges', 'measures', 'orders', 'sharding', 'parallel', 'loop', 'tracking', 'report', 'options', 'edits',
-         'brush', 'commands', 'cluster', 'app')  # from the ground up
+         'brush', 'interop', 'commands', 'cluster', 'export', 'app')  # from the ground up
 workshop = [root/'nbs'/'workshop'/f'{room}.ipynb' for room in rooms]
 notebooks = lessons + workshop
 modules = {name: import_module(name) for name in sorted(modidx['syms'])}
