@@ -50,7 +50,7 @@ _NO_NOISE = 2e-3  # at this level an image counts as clean: there the jump stays
 
 @dataclass(frozen=True, eq=False)
 class Distillation:
-    "What a network learns from a batch that shall jump to the end of the path at once."
+    "The objective of a network that is to jump to the end of the path."
     halve_images: float            # as for `lower_level`
     teacher: Any | None = None     # a denoiser, frozen and in eval mode; None takes the clean image for its answer
 
