@@ -1,5 +1,5 @@
 """Run the notebooks' tests and say which lines of the package they run.
-usage: python .ci/coverage.py [ARGUMENT OF nbdev_test ...], such as --path nbs/03_samplers.ipynb
+usage: python .ci/coverage.py [nbdev_test] [ARGUMENT OF nbdev_test ...], such as --path nbs/03_samplers.ipynb
 Runs `nbdev_test` itself, then prints a table by module with the missing lines. Exit code 1: a test failed, or fewer
 than 95 % of all lines ran.
 
@@ -89,4 +89,4 @@ def main(given):
         reported = subprocess.run([*coverage, 'report', f'--rcfile={settings}', *least], cwd=root).returncode
     return int(bool(tested or reported))
 
-if __name__ == '__main__': sys.exit(main(sys.argv[1:]))
+if __name__ == '__main__': sys.exit(main(sys.argv[2:] if sys.argv[1:2] == ['nbdev_test'] else sys.argv[1:]))
