@@ -27,6 +27,7 @@ assert 'torch' not in sys.modules, 'import edm_nbdev loads torch'
 from edm_nbdev.core import InputError
 for name in edm.list_models():
     model = edm.load_model(name, 'cpu')
+    assert 'torch._dynamo' not in sys.modules, f'loading {name} loads the compiler'
     assert edm.generate(model, 2, steps=2).shape == (2, *model.data.shape)
 print(f'import edm_nbdev: {1e3 * spent:.0f} ms; drew from {", ".join(edm.list_models())}')
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.overrides import TorchFunctionMode
 
 from .augment import N_AUGMENT
 from .averages import mixture
@@ -42,6 +43,16 @@ def _network(config: TrainConfig, about: About) -> Denoiser:
     net = _network_class(config.net)(check_size('size', about.shape[1:]), channels=about.shape[0], n_classes=n_classes,
                                      n_augment=n_augment, **common, **own)
     return Denoiser(net, about.sigma_data, config, about)
+
+class _KeepsUninitialised(TorchFunctionMode):
+    "Leaves out `torch.nn.init`, which would load PyTorch's compiler (a second) to fill weights that have no values."
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, '__module__', None) == 'torch.nn.init': return args[0] if args else kwargs['tensor']
+        return func(*args, **(kwargs or {}))
+
+def _outline(config: TrainConfig, about: About) -> Denoiser:
+    "As `_network`, with shapes for weights: on the meta device, without values."
+    with torch.device('meta'), _KeepsUninitialised(): return _network(config, about)
 
 def make_denoiser(
     config: TrainConfig,  # the network, the seed, and whether the classes are learnt
@@ -102,8 +113,7 @@ def _structure(model: nn.Module) -> tuple[Any, ...]:
 
 def _describes(config: Any, data: Any, model: nn.Module) -> bool:
     "Whether a config describes this very network."
-    try:
-        with torch.device('meta'): described = _network(config, About.of(data))
+    try: described = _outline(config, About.of(data))
     except InputError: return False
     return _structure(described) == _structure(model)
 
@@ -203,7 +213,7 @@ def _describe(header: dict[str, Any], about: About, file: Path) -> Denoiser:
         raise RunError(f"'{file}' was not written by edm_nbdev: it says nothing about its config")
     try:
         config = decode_config(header['config'])
-        with torch.device('meta'): return _network(config, about)
+        return _outline(config, about)
     except FormatError as e: raise FormatError(f"'{file}' does not fit this version of edm_nbdev: {e}") from e
     except (AttributeError, InputError, TypeError, ValueError) as e:
         raise RunError(f"'{file}' does not fit this version of edm_nbdev: {e}") from e
