@@ -265,6 +265,10 @@ class EDM2UNet(nn.Module):
             for block in level.children(): x = self._call(block, mp_cat(x, skips.pop()), emb, dropout)
         return F.pixel_shuffle(self.gain * self.out(x), self.patch).contiguous()
 
+    def after_step(self) -> None:
+        "Put the weights back on their spheres, after each step of the optimizer; `training.update` calls it."
+        force_weights(self)
+
     def _call(self, block: nn.Module, x: Tensor, emb: Tensor, keys: Tensor | None) -> Tensor:
         "A block's output; with `checkpoint_activations`, the backward pass computes its inner values again."
         if self.checkpoint_activations and self.training:
