@@ -72,7 +72,7 @@ def mp_sum(
     b: Tensor,  # like `a`
     t: float = .5,  # share of `b`, from 0 to 1
 ) -> Tensor:    # like `a`
-    "A weighted sum that keeps the size of two unrelated inputs (Karras et al. 2024, eq. 88)."
+    "A weighted sum that keeps the size of two unrelated inputs (equation 88 of Karras et al. 2024)."
     return torch.lerp(a, b.to(a.dtype), t) / math.hypot(1 - t, t)
 
 def mp_cat(
@@ -80,7 +80,7 @@ def mp_cat(
     b: Tensor,  # (B,D,H,W)
     t: float = .5,  # share of `b`, from 0 to 1
 ) -> Tensor:    # (B,C+D,H,W)
-    "Both in a row, in the proportion 1-t to t however many channels each has (Karras et al. 2024, eq. 103)."
+    "Both in a row, in the proportion 1-t to t however many channels each has (equation 103 of Karras et al. 2024)."
     n_a, n_b = a.shape[1], b.shape[1]
     whole = math.sqrt((n_a + n_b) / ((1 - t)**2 + t**2))
     return torch.cat([a * (whole * (1 - t) / math.sqrt(n_a)), b.to(a.dtype) * (whole * t / math.sqrt(n_b))], 1)
