@@ -3,11 +3,14 @@
 usage: python .ci/bench/networks.py [--root DATA] [--out nbs/17_networks.json] [--keep FOLDER]
 
 All runs see 20,000 images, in batches of 64, with one thread, bf16 multiplications and the learning rate of lesson 07;
-those with 60,000 pictures and seed 0 go on to half an epoch. For the averaged weights, at eight noise levels: the loss
-on 500 test pictures and on the first 500 training pictures, which every run has in its set. At the stops of the longer
-runs ten pictures are drawn, into a PNG beside the output: a row for each network and stop. At their end, "gradient" is
-the root mean square, over 64 test pictures, of the derivative of one pixel of the network's output by each pixel of its
-input, as a share of the largest, at three noise levels.
+those with 60,000 pictures and seed 0 go on to half an epoch. The file of lesson 17 holds seed 0 only. For other sizes
+change `network`, for other lengths SEEN and LONGER, which STOPS must contain, and name another output.
+
+For the averaged weights, at eight noise levels: the loss on 500 test pictures and on the first 500 training pictures,
+which every run has in its set. At the stops of the longer runs ten pictures are drawn, into a PNG beside the output: a
+row for each network and stop. At their end, "gradient" is the root mean square, over 64 test pictures, of the
+derivative of one pixel of the network's output by each pixel of its input, as a share of the largest, at three noise
+levels.
 Rows that the output has already are not measured again. With --keep the averaged weights are written there."""
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ from edm_nbdev.unet import UNet
 
 SIGMAS = (.05, .1, .2, .5, 1., 2., 5., 10.)
 PICTURES, SEEDS, SEEN, LONGER = (60_000, 1_000, 10_000), (0, 1), 20_000, 30_000
-STOPS = (5_000, 10_000, 20_000, 30_000)          # where the longer runs draw
+STOPS = (5_000, 10_000, 20_000, 30_000)          # where the longer runs draw; SEEN and LONGER are among them
 PIXEL, LEVELS = (17, 17), (.2, 1., 5.)           # of the gradients
 
 
