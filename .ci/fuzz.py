@@ -82,9 +82,11 @@ def warm() -> None:
     from edm_nbdev import app, cli, config, data, folders, loop, report, tracking
     assert all((app, cli, folders, loop, report, tracking))
     for name, preset in config.PRESETS.items():
+        small: Any = dict(depth=1, mults=(1, 2), blocks=1, attention_resolutions=())
+        kept = {field: small[field] for field in config.NETWORKS[preset.net]}
         size = 8 if preset.data is None else preset.size
-        config.PRESETS[name] = replace(preset, width=8, head_channels=8, mults=(1, 2), blocks=1, patch=1, size=size,
-                                       attention_resolutions=(), batch_size=16, ema_lengths=(.05,))
+        config.PRESETS[name] = replace(preset, width=8, head_channels=8, patch=1, size=size, batch_size=16,
+                                       ema_lengths=(.05,), **kept)
     whole: Any = data.SOURCES['digits']
     def few(name: str, root: Any, split: str, size: int) -> Any:
         digits = whole(name, root, split, size)
