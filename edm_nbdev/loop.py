@@ -25,7 +25,7 @@ from .core import About, DivergenceError, InputError, RunError, as_path, documen
 from .data import Images, load_data
 from .devices import Delayed, native_bf16, pick_device, processes
 from .distill import Distillation
-from .match import Matching, guided
+from .match import CRITIC_PACE, Matching, guided
 from edm_nbdev.models import (
     fill_weights,
     load_model,
@@ -177,11 +177,14 @@ class Training:
         if targets == 'distribution': return Matching(tutor)
         return Distillation(self.config.halve_images, tutor if targets == 'teacher' else None)
 
-    def _add_critic(self) -> None:
-        "Give the denoiser the critic that learns with it, of which no average is kept."
+    def _learners(self) -> list[dict[str, Any]]:
+        "The weights that Adam moves. To match distributions, the denoiser gets a critic, of which no average is kept."
+        learners: list[dict[str, Any]] = [{'params': [*self.denoiser.parameters()]}]
+        if not isinstance(self.objective, Matching): return learners
         critic = deepcopy(self.teacher).requires_grad_(True).train()
         prepare(critic, self.config)
         self.denoiser.critic = critic
+        return [*learners, {'params': [*critic.parameters()], 'pace': CRITIC_PACE}]
 
     def _begin_as_teacher(self) -> None:
         "Give the network the weights of the teacher. Raises InputError if it has another network."
@@ -209,7 +212,6 @@ class Training:
         self.denoiser.train()
         lengths = (None, *config.ema_lengths)
         self.averages: Averages = {length: deepcopy(self.denoiser).eval().requires_grad_(False) for length in lengths}
-        if self.teacher is not None and self.config.targets == 'distribution': self._add_critic()
         self.networks = {'model': self.denoiser, 'ema': self.averages[None]}  # by their names in the state
         self.networks |= {average_key(length): self.averages[length] for length in config.ema_lengths}
         self._describe(self.about)
@@ -217,7 +219,7 @@ class Training:
         if config.shard:
             shard([*self.networks.values(), *([] if self.teacher is None else [self.teacher])], self.workers)
             for average in self.averages.values(): forbid_calls(average)
-        self.optimizer = torch.optim.Adam(self.denoiser.parameters(), lr=config.lr, betas=(.9, config.beta2),
+        self.optimizer = torch.optim.Adam(self._learners(), lr=config.lr, betas=(.9, config.beta2),
                                           fused=device.type in ('cpu', 'cuda'))
 
     def _describe(self, about: About) -> None:

@@ -198,7 +198,7 @@ def update(
     one, and a step of the averages."""
     images = (step + 1) * recipe.batch_size
     lr = learning_rate(recipe, images)
-    for group in optimizer.param_groups: group['lr'] = lr
+    for group in optimizer.param_groups: group['lr'] = lr * group.get('pace', 1)  # of the critic of lesson 16b
     norm = torch.nn.utils.clip_grad_norm_(denoiser.parameters(), recipe.clip_norm)
     if hasattr(norm, 'full_tensor'): norm = norm.full_tensor()  # of weights divided among processes
     good = norm.isfinite()
@@ -206,8 +206,8 @@ def update(
         optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]
         optimizer.step()
     elif good: optimizer.step()          # here Python waits for the device
-    after_step = getattr(getattr(denoiser, 'net', denoiser), 'after_step', None)
-    if after_step is not None: after_step()  # such as EDM2's, which puts its weights back on a sphere
+    for part in denoiser.modules():      # such as EDM2's network, which puts its weights back on a sphere
+        if hasattr(part, 'after_step'): part.after_step()
     for length, average in averages.items():
         decay = ema_decay(recipe, images) if length is None else power_decay(length, step + 1)
         average_into(average, denoiser, decay)
