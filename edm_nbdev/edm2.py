@@ -230,7 +230,7 @@ class EDM2UNet(nn.Module):
         else:
             known = self.n_classes + 1
             if label is None: label = torch.full((n,), self.n_classes, device=emb.device)
-            one_hot = (label[:, None] == torch.arange(known, device=emb.device)).to(dtype)  # (B,known)
+            one_hot = F.one_hot(label, known).to(dtype)  # (B,known)
             emb = mp_sum(emb, self.embed_label(math.sqrt(known) * one_hot))
         if augment is not None:
             if self.embed_augment is None:
