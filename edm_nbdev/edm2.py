@@ -6,6 +6,7 @@ __all__ = ['unit_size', 'MPConv', 'force_weights', 'mp_silu', 'mp_sum', 'mp_cat'
 
 # %% ../nbs/17a_edm2.ipynb #87db3c67
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -158,15 +159,16 @@ class EDM2UNet(Network):
         dropout: float = 0.,          # share of values dropped in training
         n_augment: int = 0,           # numbers that say how an image was changed, such as `N_AUGMENT`; 0 for none
         patch: int = 1,               # 2: squares of 2x2 pixels become channels, all inside is half as wide
+        given_shape: tuple[int, ...] = (),  # of a condition beside the class: (k,) numbers or a (c,h,w) picture
     ) -> None:
         check_whole('blocks', blocks)
         size = check_size('size', size)
         widths = [width * mult for mult in mults]                            # channels at each level
         heads = heads_at(size, patch, widths, attention_resolutions, head_channels)
         c_emb, c_image = 4 * width, channels * patch**2
-        super().__init__(size, channels, n_classes, n_augment, patch, c_emb)
+        super().__init__(size, channels, n_classes, n_augment, patch, c_emb, given_shape)
         self.augment_gain = nn.Parameter(torch.zeros(())) if n_augment else None
-        self.stem = MPConv(c_image + 1, width)                               # one channel more, which is 1 everywhere
+        self.stem = MPConv(self.channels_in + 1, width)                      # one channel more, which is 1 everywhere
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for c_in, c, n in zip([width, *widths], widths, heads):
             arriving = [c_in] + [c] * (blocks - 1)
@@ -182,15 +184,17 @@ class EDM2UNet(Network):
     def embeddings(self,
         n_augment: int,  # as for `Network`
         c_emb: int,      # as for `Network`
-    ) -> tuple[MPConv, MPConv | None, MPConv | None]:  # a layer for each; None for what the network is not told
+    ) -> tuple[Any, Any, Any, Any]:  # a layer for each; None for what the network is not told
         "As in lesson 06, of layers that keep sizes."
         return (MPConv(32, c_emb, 0), MPConv(self.n_classes + 1, c_emb, 0) if self.n_classes else None,
-                MPConv(n_augment, c_emb, 0) if n_augment else None)
+                MPConv(n_augment, c_emb, 0) if n_augment else None,
+                MPConv(self.given_shape[0] + 1, c_emb, 0) if len(self.given_shape) == 1 else None)
 
     def mix(self,
         features: Tensor,        # of the noise level (B,32) or (1,32)
         label: Tensor | None,    # classes int64 (B,), n_classes for none; None without classes
         augment: Tensor | None,  # how the images were changed (B,n_augment); None for not at all
+        numbers: Tensor | None,  # given numbers, from `shown` (B,k+1); None for a network without
         n: int,                  # how many images, B
     ) -> Tensor:                 # (B,c_emb)
         "One embedding, of size 1, of all that the network is told."
@@ -199,14 +203,16 @@ class EDM2UNet(Network):
             known = self.n_classes + 1
             one_hot = (label[:, None] == torch.arange(known, device=emb.device)).to(features.dtype)  # (B,known)
             emb = mp_sum(emb, self.embed_label(math.sqrt(known) * one_hot))
+        if numbers is not None:  # where they are hidden, their 1 is 0 and nothing is mixed in
+            emb = torch.where(numbers[:, -1:] > 0, mp_sum(emb, self.embed_given(numbers)), emb)
         if augment is not None: emb = emb + self.augment_gain * self.embed_augment(augment)
         return mp_silu(emb)
 
     def body(self,
-        x: Tensor,            # squares of pixels as channels (B,c_image,rows,columns)
+        x: Tensor,            # squares of pixels as channels (B,channels_in,rows,columns)
         emb: Tensor,          # the embedding (B,c_emb)
         keys: Tensor | None,  # of dropout, int64 (B,)
-    ) -> Tensor:              # like `x`
+    ) -> Tensor:              # (B,c_image,rows,columns)
         "Down, around and up, as in lesson 06."
         skips = []                                        # a stack: what each block made on the way down
         x = torch.cat([x, torch.ones_like(x[:, :1])], 1).contiguous(memory_format=torch.channels_last)

@@ -101,11 +101,12 @@ class Transformer(Network):
         patch: int = 4,               # pixels a side of a patch, a divisor of both sides
         dropout: float = 0.,          # share of values dropped in training
         n_augment: int = 0,           # numbers that say how an image was changed, such as `N_AUGMENT`; 0 for none
+        given_shape: tuple[int, ...] = (),  # of a condition beside the class: (k,) numbers or a (c,h,w) picture
     ) -> None:
         check_whole('depth', depth)
         _check_grid(size, patch, width, head_channels)
-        super().__init__(size, channels, n_classes, n_augment, patch, width)
-        self.stem = nn.Linear(channels * patch**2, width)
+        super().__init__(size, channels, n_classes, n_augment, patch, width, given_shape)
+        self.stem = nn.Linear(self.channels_in, width)
         heads = width // head_channels
         self.blocks = nn.ModuleList([TransformerBlock(width, heads, dropout) for _ in range(depth)])
         for i, block in enumerate(self.blocks): block.layer = i  # type: ignore[assignment]
@@ -113,10 +114,10 @@ class Transformer(Network):
         self.out = _zero(nn.Linear(width, channels * patch**2))
 
     def body(self,
-        x: Tensor,            # patches (B,C patch^2,rows,columns)
+        x: Tensor,            # patches (B,channels_in,rows,columns)
         emb: Tensor,          # the embedding (B,width)
         keys: Tensor | None,  # of dropout, int64 (B,)
-    ) -> Tensor:              # like `x`
+    ) -> Tensor:              # (B,C patch^2,rows,columns)
         "Say where each patch lies, and let the blocks look around and think."
         rows, columns = x.shape[2:]
         x = self.stem(x.flatten(2).transpose(1, 2))                      # (B,places,width)

@@ -159,9 +159,19 @@ def _stage(blocks: int, c_in: int, c_skip: int, c_out: int, c_emb: int, heads: i
     return nn.ModuleList([Block(c + c_skip, c_out, c_emb, heads, dropout) for c in arriving])
 
 # %% ../nbs/06_unet.ipynb #649298ab
+def _check_given(given_shape: tuple[int, ...], shape: tuple[int, int, int]) -> tuple[int, ...]:
+    "The shape of a condition. Raises InputError unless it is that of numbers or of a picture that can be enlarged."
+    for number in given_shape: check_whole('given_shape', number)
+    if len(given_shape) == 1: return given_shape
+    if len(given_shape) == 3 and not any(side % part for side, part in zip(shape[1:], given_shape[1:])):
+        return given_shape
+    raise InputError(f"given_shape must be (k,) for k numbers, or (c,h,w) for a picture whose sides divide those of "
+                     f"the images, {size_text(shape[1:])}: not {given_shape}")
+
 class Network(nn.Module):
     "What networks F(x, c_noise, label) have in common: all but their parts and `body`, which a child brings."
     stem: Any  # the child's first layer; the network computes in the type of its weights
+    given_shape: tuple[int, ...] = ()  # of the condition beside the class; () for none
 
     def __init__(self,
         size: Size,      # pixels a side, or (height, width)
@@ -170,47 +180,74 @@ class Network(nn.Module):
         n_augment: int,  # numbers that say how an image was changed, 0 for none
         patch: int,      # squares of patch x patch pixels become channels
         c_emb: int,      # size of the embedding
+        given_shape: tuple[int, ...] = (),  # of a condition beside the class: (k,) numbers or a (c,h,w) picture
     ) -> None:
         super().__init__()
         self.shape, self.n_classes, self.patch = (channels, *height_width(check_size('size', size))), n_classes, patch
-        self.embed_noise, self.embed_label, self.embed_augment = self.embeddings(n_augment, c_emb)
+        if given_shape: self.given_shape = _check_given(tuple(given_shape), self.shape)
+        layers = self.embeddings(n_augment, c_emb)
+        self.embed_noise, self.embed_label, self.embed_augment, self.embed_given = layers
         self.checkpoint_activations = False  # True: keep no values inside blocks, compute them again in backward
 
     def embeddings(self,
         n_augment: int,  # as for `Network`
         c_emb: int,      # as for `Network`
-    ) -> tuple[Any, Any, Any]:  # a layer for each; None for what the network is not told
-        "The layers that embed the 2x16 features of the noise level, the label, and how an image was changed."
+    ) -> tuple[Any, Any, Any, Any]:  # a layer for each; None for what the network is not told
+        "The layers that embed the noise level's 2x16 features, the label, how an image was changed, and given numbers."
         return (nn.Sequential(nn.Linear(32, c_emb), nn.SiLU(), nn.Linear(c_emb, c_emb)),
                 nn.Embedding(self.n_classes + 1, c_emb) if self.n_classes else None,  # the last is the null class
-                nn.Linear(n_augment, c_emb, bias=False) if n_augment else None)       # no bias: zeros add 0
+                nn.Linear(n_augment, c_emb, bias=False) if n_augment else None,       # no bias: zeros add 0
+                nn.Linear(self.given_shape[0] + 1, c_emb, bias=False) if len(self.given_shape) == 1 else None)
 
     def mix(self,
         features: Tensor,        # of the noise level (B,32) or (1,32)
         label: Tensor | None,    # classes int64 (B,), n_classes for none; None without classes
         augment: Tensor | None,  # how the images were changed (B,n_augment); None for not at all
+        numbers: Tensor | None,  # given numbers, from `shown` (B,k+1); None for a network without
         n: int,                  # how many images, B
     ) -> Tensor:                 # (B,c_emb)
         "One embedding of all that the network is told."
         emb = self.embed_noise(features).expand(n, -1)
         if augment is not None: emb = emb + self.embed_augment(augment)
         if label is not None: emb = emb + self.embed_label(label)
+        if numbers is not None: emb = emb + self.embed_given(numbers)
         return F.silu(emb)
+
+    @property
+    def channels_in(self) -> int:  # for the child's first layer
+        "Channels of `body`'s input: those of the image, and of a picture that is given with it."
+        beside = self.given_shape[0] + 1 if len(self.given_shape) == 3 else 0
+        return (self.shape[0] + beside) * self.patch**2
+
+    def shown(self,
+        given: Tensor | None,  # (B,*given_shape), with NaN where it is hidden; None for hidden everywhere
+        n: int,                # how many images, B
+    ) -> Tensor:               # (B,k+1) or (B,c+1,h,w)
+        "The condition and a 1 beside it; where it is hidden, zeros alone. Raises InputError for another shape."
+        first, *sides = self.given_shape
+        if given is None: return self.stem.weight.new_zeros(n, first + 1, *sides)
+        if given.shape != (n, *self.given_shape):
+            raise InputError(f"a condition of shape {tuple(given.shape)} does not fit this network, which is made for "
+                             f"{(n, *self.given_shape)}")
+        hidden = given.isnan().flatten(1).any(1).view(n, *[1] * len(self.given_shape))
+        return torch.cat([given, torch.ones_like(given[:, :1])], 1).masked_fill(hidden, 0)
 
     def embed(self,
         c_noise: Tensor,         # ln(sigma)/4, (B,) or (1,)
         label: Tensor | None,    # classes int64 (B,); None or n_classes for none
         augment: Tensor | None,  # how the images were changed (B,n_augment); None for not at all
         n: int,                  # how many images, B
+        given: Tensor | None = None,  # numbers (B,k), NaN where they are hidden; None for hidden everywhere
     ) -> Tensor:                 # (B,c_emb)
-        """The embedding of noise level, label and augmentation, which every block receives.
-        Raises InputError for a label or an augmentation that the network was not made for."""
+        """The embedding of noise level, label, augmentation and numbers, which every block receives.
+        Raises InputError for what the network was not made for."""
         if augment is not None and self.embed_augment is None:
             raise InputError("this network was made without augmentation (n_augment=0): call it with augment=None")
         if label is not None and not self.n_classes:
             raise InputError("this network was made without labels (n_classes=0): call it with label=None")
         if label is None and self.n_classes: label = torch.full((n,), self.n_classes, device=c_noise.device)
-        return self.mix(noise_features(c_noise).to(self.stem.weight.dtype), label, augment, n)
+        numbers = self.shown(given, n) if len(self.given_shape) == 1 else None
+        return self.mix(noise_features(c_noise).to(self.stem.weight.dtype), label, augment, numbers, n)
 
     def forward(self,
         x: Tensor,                      # scaled noisy images (B,C,H,W)
@@ -218,19 +255,24 @@ class Network(nn.Module):
         label: Tensor | None = None,    # classes int64 (B,); None or n_classes for none
         augment: Tensor | None = None,  # how the images were changed (B,n_augment); None for not at all
         dropout: Tensor | None = None,  # keys of the dropout's masks, int64 (B,); None for torch's random numbers
+        given: Tensor | None = None,    # the condition (B,*given_shape), NaN where hidden; None for hidden everywhere
     ) -> Tensor:                        # like `x`
-        "F(x, c_noise, label). Raises InputError for images of another shape, or a label where there are none."
+        "F(x, c_noise, label). Raises InputError for images of another shape, and for what it was not made for."
         if x.shape[1:] != self.shape:
             raise InputError(f"images of shape {tuple(x.shape[1:])} do not fit this network, "
                              f"which is made for {self.shape}")
-        emb = self.embed(c_noise, label, augment, x.shape[0])
+        if given is not None and not self.given_shape:
+            raise InputError("this network was made without a condition (given_shape=()): call it with given=None")
+        emb = self.embed(c_noise, label, augment, x.shape[0], given)
+        if len(self.given_shape) == 3:
+            x = torch.cat([x, F.interpolate(self.shown(given, x.shape[0]), x.shape[2:])], 1)
         return F.pixel_shuffle(self.body(F.pixel_unshuffle(x, self.patch), emb, dropout), self.patch).contiguous()
 
     def body(self,
-        x: Tensor,            # squares of pixels as channels (B,C patch^2,H/patch,W/patch)
+        x: Tensor,            # squares of pixels as channels (B,channels_in,H/patch,W/patch)
         emb: Tensor,          # the embedding (B,c_emb)
         keys: Tensor | None,  # of dropout, int64 (B,)
-    ) -> Tensor:              # like `x`
+    ) -> Tensor:              # (B,C patch^2,H/patch,W/patch)
         "What a kind of network does between the first layer and the last."
         raise NotImplementedError
 
@@ -255,14 +297,15 @@ class UNet(Network):
         dropout: float = 0.,          # share of values dropped in training
         n_augment: int = 0,           # numbers that say how an image was changed, such as `N_AUGMENT`; 0 for none
         patch: int = 1,               # 2: squares of 2x2 pixels become channels, all inside is half as wide
+        given_shape: tuple[int, ...] = (),  # of a condition beside the class: (k,) numbers or a (c,h,w) picture
     ) -> None:
         check_whole('blocks', blocks)
         size = check_size('size', size)
         widths = [width * mult for mult in mults]                            # channels at each level
         heads = heads_at(size, patch, widths, attention_resolutions, head_channels)
         c_emb, c_image = 4 * width, channels * patch**2
-        super().__init__(size, channels, n_classes, n_augment, patch, c_emb)
-        self.stem = nn.Conv2d(c_image, width, 3, padding=1)
+        super().__init__(size, channels, n_classes, n_augment, patch, c_emb, given_shape)
+        self.stem = nn.Conv2d(self.channels_in, width, 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         from_above, from_below = [width, *widths[:-1]], [*widths[1:], widths[-1]]
         for c_in, c_out, n_heads in zip(from_above, widths, heads, strict=True):
@@ -275,10 +318,10 @@ class UNet(Network):
         self.to(memory_format=torch.channels_last)
 
     def body(self,
-        x: Tensor,            # squares of pixels as channels (B,c_image,rows,columns)
+        x: Tensor,            # squares of pixels as channels (B,channels_in,rows,columns)
         emb: Tensor,          # the embedding (B,c_emb)
         keys: Tensor | None,  # of dropout, int64 (B,)
-    ) -> Tensor:              # like `x`
+    ) -> Tensor:              # (B,c_image,rows,columns)
         "Down, around and up."
         skips = []                                        # a stack: what each block made on the way down
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
