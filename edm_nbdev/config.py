@@ -46,6 +46,7 @@ class TrainConfig(Recipe):
     dropout: float = 0.            # 40,000 images are each digit 27 times: too few to overfit
     teacher: str | None = None     # distil this model (a run, a file, a shipped name) into one that draws in few
                                    # steps, by lesson 16a; None learns to denoise
+    init: str | None = None        # begin with the weights of this model (a run, a file, a shipped name); None: anew
     targets: str = 'teacher'       # of a distillation: along the "teacher"'s path, or that of the clean image ("data")
     halve_images: int = 30_000     # of a distillation: images after which two levels of a pair are half as far apart
     augment_version: int = 2       # 2 changes pictures as the paper does; 1 as earlier versions did, for their runs
@@ -65,6 +66,8 @@ class TrainConfig(Recipe):
         check_counts(self, 1, 'width', 'blocks', 'depth', 'patch', 'head_channels', 'images', 'augment_version',
                      'halve_images')
         if self.augment_version > 2: raise InputError(f"augment_version must be 1 or 2, not {self.augment_version}")
+        if self.teacher is not None and self.init is not None:
+            raise InputError("a distillation begins with the weights of its teacher, not with init as well")
         if self.targets not in ('teacher', 'data'):
             raise InputError(f"targets must be teacher or data, not {self.targets}")
         check_numbers(self, lambda v: 0 <= v < 1, 'from 0 up and below 1', 'dropout')
@@ -179,6 +182,11 @@ PRESETS = {
     # 12 % each are scaled, turned, stretched or shifted; the network is told, so that it draws none of it. It saves a
     # small set from being learnt by heart. Take augment=0. for a large set, and where a mirrored picture is wrong: text
     'folder': replace(_CIFAR10, preset='folder', data=None, size=32),
+    'finetune': replace(  # for 100 to 1,000 pictures: another model's network and weights, which init names
+        _CIFAR10, preset='finetune', data=None,
+        batch_size=64, beta2=.99, warmup_images=2_000,  # many steps in few images
+        lr=2e-4,                # a fifth of the rate that the weights were learnt with: they need not go far
+        images=40_000),         # each of 200 pictures 200 times
 }
 
 # %% ../nbs/workshop/config.ipynb #5c1e07d3
@@ -230,7 +238,7 @@ def distillation(
     if config.teacher is not None:
         raise InputError(f"'{teacher}' was distilled itself, from {config.teacher}: a teacher must be a denoiser")
     usual = TrainConfig()
-    anew = {name: getattr(usual, name) for name in BUDGET} | dict(images=120_000, precision=None)
+    anew = {name: getattr(usual, name) for name in BUDGET} | dict(images=120_000, precision=None, init=None)
     levels = dict(P_mean=0., P_std=1.8)  # higher and wider than for a denoiser: up to where walks begin
     rate = dict(lr=1e-3, beta2=.99, warmup_images=2_000, decay_images=10_000)
     return replace(config, **{**anew, **levels, **rate, 'teacher': teacher, **changes})
@@ -270,7 +278,8 @@ OLD_DEFAULTS: dict[str, Any] = dict(
     precision='float32', accumulate=1, preset='digits', data='digits', size=None, width=32, mults=[1, 2], blocks=1,
     patch=1, attention_resolutions=[4], head_channels=16, dropout=0., images=40_000, minutes=None, run=None, root=None,
     device=None, checkpoint_seconds=20., threads=None, compile=False, checkpoint_activations=False,
-    shard=False, net='unet', depth=6, augment_version=1, teacher=None, targets='teacher', halve_images=30_000)
+    shard=False, net='unet', depth=6, augment_version=1, teacher=None, targets='teacher', halve_images=30_000,
+    init=None)
 _CHANGED = ('augment_version',)  # fields whose default is not what a run without them did
 
 # %% ../nbs/workshop/config.ipynb #829ab14b

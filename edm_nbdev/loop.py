@@ -25,6 +25,7 @@ from .core import About, DivergenceError, InputError, RunError, as_path, documen
 from .data import Images, load_data
 from .devices import Delayed, native_bf16, pick_device, processes
 from .distill import Distillation
+from .finetuning import Begun, begin_with, load_init
 from edm_nbdev.models import (
     fill_weights,
     load_model,
@@ -125,6 +126,7 @@ class Training:
         self.augment = Augment(config.augment, config.seed, version) if config.augment else None
         self.teacher = self._load_teacher(objective)
         self.objective = objective or (self.teacher and self._distillation(self.teacher))
+        self.begun: Begun | None = None  # what the weights have from config.init, if this call began with it
         self._build(denoiser)
         self.taken = self.skipped = self.bad = 0  # steps: all, those left out, those left out since the last good one
         self.loss_average = torch.zeros((), device=self.workers.device)
@@ -178,12 +180,22 @@ class Training:
             raise InputError(f"'{self.config.teacher}' has another network than this config describes: take the "
                              "teacher's, as in replace(load_model(teacher).config, teacher=...)") from e
 
+    def _load_init(self, denoiser: Any) -> Any:
+        "The model to begin with; None if there is none, or the run has begun. Its sigma_data is the run's: F fits it."
+        name = self.config.init
+        if name is None or self.run is not None and state_files(self.run): return None
+        if denoiser is not None: raise InputError("denoiser and init both say what to begin with: leave one of them")
+        model = load_init(name)
+        self.about = replace(self.about, sigma_data=float(model.sigma_data))
+        return model
+
     def _build(self, denoiser: Any) -> None:
         "The networks before the first step, the same in all processes, and Adam."
-        config, device = self.config, self.workers.device
+        config, device, init = self.config, self.workers.device, self._load_init(denoiser)
         if denoiser is None:
             self.denoiser: nn.Module = make_denoiser(config, self.about)
             if self.teacher is not None: self._begin_as_teacher()
+            if init is not None: self.begun = begin_with(self.denoiser, init, str(config.init))
             if not config.shard: self.denoiser.to(device)  # `shard` moves it, block by block
         else:
             self.denoiser = denoiser.to(device)
