@@ -160,6 +160,7 @@ def _train(
     training = Training(config, new_data=new_data)
     if training.workers.is_first:
         _say_found(training.data, test or _test_split(config.data, config.root, config.size))
+        if config.hold_out and training.unseen: print(f'held out: {len(training.unseen):,} pictures', flush=True)
         if training.begun: print(*training.begun.lines(), sep='\n', flush=True)
     steps: Any = track(show_progress(write_log(training.steps(), config), config), config, wandb)
     last = None
@@ -248,6 +249,7 @@ def _run(
     checkpoint_activations: bool = False,  # a third more work, for a fraction of the memory
     shard: bool = False,           # divide the networks among the processes, if one card cannot hold them
     checkpoint_seconds: float | None = None,  # at least so long between two saves; 20 if not given
+    check_every: int | None = None, # images between two checks of what is drawn; the preset's, or none
     wandb: str = 'disabled',       # disabled, offline or online: track with Weights & Biases
     fresh: bool = False,           # rename an existing run and start anew
     new_data: bool = False,        # go on with a run whose pictures have changed
@@ -257,7 +259,7 @@ def _run(
     from edm_nbdev.devices import leave_together, tune_memory
     config = choose(device=device, precision=precision, accumulate=accumulate, threads=threads, compile=compile or None,
                     checkpoint_activations=checkpoint_activations or None, shard=shard or None,
-                    checkpoint_seconds=checkpoint_seconds)
+                    checkpoint_seconds=checkpoint_seconds, check_every=check_every)
     tune_memory()
     last = _train(config, wandb, fresh, new_data)
     several = leave_together()
@@ -294,12 +296,13 @@ def edm_train(
     lr: float | None = None,       # learning rate, if not the preset's
     seed: int | None = None,       # another seed, another run; the preset's is 0
     unconditional: bool = False,   # do not learn the classes
+    hold_out: float | None = None, # share of the pictures to check with and not to train on, if not the preset's
     **kwargs: Any,                 # how to compute: the options of `_run`
 ) -> None:
     "Train a diffusion model, or go on with a run, then draw a grid of pictures."
     _run(partial(_chosen_config, preset, data, run, init, size=parse_size(size), net=net, depth=depth, root=root,
                  images=images, minutes=minutes, batch_size=batch_size, lr=lr, seed=seed,
-                 conditional=not unconditional), **kwargs)
+                 conditional=not unconditional, hold_out=hold_out), **kwargs)
 
 # %% ../nbs/workshop/commands.ipynb #d1501c02
 def _distilled_config(

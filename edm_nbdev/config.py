@@ -50,8 +50,11 @@ class TrainConfig(Recipe):
     targets: str = 'teacher'       # of a distillation: along the "teacher"'s path, or that of the clean image ("data")
     halve_images: int = 30_000     # of a distillation: images after which two levels of a pair are half as far apart
     augment_version: int = 2       # 2 changes pictures as the paper does; 1 as earlier versions did, for their runs
+    hold_out: float = 0.           # share of the pictures that is not trained on, for checks; 0 leaves them to a test
+                                   # split
     images: int = 40_000           # images to see in all: about half a minute on two cores
     minutes: float | None = None   # stop after so many minutes of this call, whichever comes first
+    check_every: int | None = None  # images between two checks of what the averages draw; None: no checks
     run: str | None = None         # folder to keep the run in; None keeps nothing
     root: str | None = None        # where data sets and their caches lie; None: $EDM_DATA, or else a folder in the home
     device: str | None = None      # "cpu", "cuda", ...; None takes a GPU if there is one
@@ -70,9 +73,10 @@ class TrainConfig(Recipe):
             raise InputError("a distillation begins with the weights of its teacher, not with init as well")
         if self.targets not in ('teacher', 'data'):
             raise InputError(f"targets must be teacher or data, not {self.targets}")
-        check_numbers(self, lambda v: 0 <= v < 1, 'from 0 up and below 1', 'dropout')
+        check_numbers(self, lambda v: 0 <= v < 1, 'from 0 up and below 1', 'dropout', 'hold_out')
         check_numbers(self, lambda v: v >= 0, 'at least 0', 'checkpoint_seconds')
-        if self.threads is not None: check_counts(self, 1, 'threads')
+        for name in ('threads', 'check_every'):
+            if getattr(self, name) is not None: check_counts(self, 1, name)
         for name in ('compile', 'checkpoint_activations', 'shard'):
             value = getattr(self, name)
             if not isinstance(value, (bool, np.bool_)): raise InputError(f"{name} must be True or False, not {value!r}")
@@ -110,8 +114,8 @@ _LEVELS = ('mults', 'blocks', 'attention_resolutions')
 NETWORKS = {'unet': _LEVELS, 'transformer': ('depth',), 'edm2': _LEVELS}  # and the fields that not all of them have
 
 BUDGET = (  # no part of a run's identity: how far it goes, where it is kept, and how it is computed
-    'images', 'minutes', 'run', 'root', 'device', 'accumulate', 'checkpoint_seconds', 'threads', 'compile',
-    'checkpoint_activations', 'shard')
+    'images', 'minutes', 'check_every', 'run', 'root', 'device', 'accumulate', 'checkpoint_seconds', 'threads',
+    'compile', 'checkpoint_activations', 'shard')
 
 def free_fields(
     saved: dict[str, Any],  # the config of a run, as plain values
@@ -186,7 +190,9 @@ PRESETS = {
         _CIFAR10, preset='finetune', data=None,
         batch_size=64, beta2=.99, warmup_images=2_000,  # many steps in few images
         lr=2e-4,                # a fifth of the rate that the weights were learnt with: they need not go far
-        images=40_000),         # each of 200 pictures 200 times
+        hold_out=.1,            # to see when copying begins
+        images=40_000,          # each of 200 pictures 200 times
+        check_every=5_000),     # eight checks
 }
 
 # %% ../nbs/workshop/config.ipynb #5c1e07d3
@@ -279,7 +285,7 @@ OLD_DEFAULTS: dict[str, Any] = dict(
     patch=1, attention_resolutions=[4], head_channels=16, dropout=0., images=40_000, minutes=None, run=None, root=None,
     device=None, checkpoint_seconds=20., threads=None, compile=False, checkpoint_activations=False,
     shard=False, net='unet', depth=6, augment_version=1, teacher=None, targets='teacher', halve_images=30_000,
-    init=None)
+    init=None, hold_out=0., check_every=None)
 _CHANGED = ('augment_version',)  # fields whose default is not what a run without them did
 
 # %% ../nbs/workshop/config.ipynb #829ab14b
