@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['CRITIC_PACE', 'matching_loss', 'Matching', 'guided']
 
-# %% ../nbs/16b_match.ipynb #adb41b1c
+# %% ../nbs/16b_match.ipynb #1d5c25ec
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from .precond import coefficients
 from .streams import normal, split_keys, uniform
 from .training import Batch, Recipe, in_precision, takes_keys
 
-# %% ../nbs/16b_match.ipynb #be50e17f
+# %% ../nbs/16b_match.ipynb #e4e569f6
 def matching_loss(
     made: Tensor,        # pictures of the student (n,C,H,W)
     of_made: Tensor,     # the critic's answers to them with noise, as `made`
@@ -29,7 +29,7 @@ def matching_loss(
     goal = made - (of_made - of_data) / expand(scale, made)
     return .5 * (made - goal.detach()).flatten(1).square().mean(1)
 
-# %% ../nbs/16b_match.ipynb #527967f1
+# %% ../nbs/16b_match.ipynb #e26d984f
 CRITIC_PACE = 20  # learning rate of the critic, in units of the student's, which it must not lose sight of
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class Matching:
         if critic is None or batch.dropout is None: raise InputError("matching needs a denoiser with a critic, and keys")
         y, sigma, chance = batch.y, batch.sigma, split_keys(batch.dropout, -1)
         start = torch.tensor(self.starts, device=y.device)[(uniform(chance) * len(self.starts)).long()]
-        told = {} if batch.changes is None else {'augment': batch.changes}
+        told = {name: t for name, t in (('augment', batch.changes), ('given', batch.given)) if t is not None}
         keys = {'dropout': batch.dropout} if takes_keys(denoiser) else {}
         c_out = coefficients(sigma, float(critic.sigma_data)).c_out
         with in_precision(recipe, y.device):
@@ -62,7 +62,7 @@ class Matching:
         learns = ((of_made - fixed) / expand(c_out, y)).flatten(1).square().mean(1)  # edm_loss of the critic
         return matching_loss(made, of_made, of_data, c_out) + learns
 
-# %% ../nbs/16b_match.ipynb #6bda2b37
+# %% ../nbs/16b_match.ipynb #4c90bbda
 def guided(
     teacher: Any,             # a denoiser with labels
     cfg_scale: float = 1.,    # alpha (lesson 08); 1 for no guidance
@@ -70,9 +70,10 @@ def guided(
     "A teacher that guides, for those who learn from it. An image without a label is not guided."
     def answer(x: Tensor, sigma: Tensor, label: Tensor | None = None, **told: Any) -> Tensor:
         with_label = teacher(x, sigma, label, **told)
-        if cfg_scale == 1 or label is None: return with_label
+        given = told.pop('given', None)
+        if cfg_scale == 1 or label is None and given is None: return with_label
         return extrapolate(with_label, teacher(x, sigma, None, **told), torch.as_tensor(cfg_scale))
     return answer
 
-# %% ../nbs/16b_match.ipynb #f646d8b9
+# %% ../nbs/16b_match.ipynb #e8dea161
 document(__name__)
