@@ -342,6 +342,7 @@ def _distilled_config(
     teacher, source = load_model(as_path(model), 'cpu'), _named_model(model)
     fields = {field: value for field, value in given.items() if value is not None}
     if data: fields['data'] = str(as_path(data).resolve()) if as_path(data).is_dir() else data
+    if 'init' in fields: fields['init'] = _named_model(fields['init'])
     place = Path(source)
     run = str(as_path(run)) if run else f"runs/{place.name.removesuffix('.safetensors')}-distilled"
     if place.is_absolute() and Path(run).resolve() == (place if place.is_dir() else place.parent):
