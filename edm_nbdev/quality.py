@@ -114,8 +114,9 @@ class Checker:
         distances = nearest(self._rows(unseen, _KNOWN, _thumbnails), self.known)[0]
         self.usual = distances.median()
         self.limit = (distances.quantile(.1) / self.usual).item()
-        labels = unseen.labels if conditional else None
-        self.labels = None if labels is None else labels[torch.arange(DRAWN) % len(labels)]  # as often as they occur
+        labels, which = (unseen.labels if conditional else None), torch.arange(DRAWN) % len(unseen)
+        self.labels = None if labels is None else labels[which]                  # as often as they occur
+        self.given = unseen.conditions(which) if conditional else None            # the ones that go with these labels
         some = self._rows(train, 1000, self._features)
         self.mean, dimensions = some.mean(0), min(DIMENSIONS, len(unseen) // 2, len(some) - 1)
         self.axes = torch.linalg.svd(some - self.mean, full_matrices=False)[2][:dimensions]  # (k,d)
@@ -140,7 +141,8 @@ class Checker:
     ) -> Tensor:        # (64,C,H,W), of the unseen pictures' classes
         "The pictures of a check: the same noise each time. Raises DivergenceError if they are not finite."
         walk: dict[str, Any] = {} if is_distilled(denoiser) else dict(method='dpmpp_2m', steps=STEPS)
-        return generate(denoiser, DRAWN, self.labels, precision=usual_precision(denoiser), **walk).to(self.device)
+        walk['given'], precision = self.given, usual_precision(denoiser)
+        return generate(denoiser, DRAWN, self.labels, precision=precision, **walk).to(self.device)
 
     @torch.no_grad()
     def __call__(self,
