@@ -133,8 +133,8 @@ def _open_cache(header: dict[str, Any], name: str, file: Path) -> tuple[Images, 
     for line in header['left_out']: warnings.warn(line, stacklevel=4)
     return data, header['notes']
 
-_KEYS = {'seen', 'fingerprint', 'labels', 'classes', 'sigma_data', 'digest', 'found', 'left_out', 'notes', 'given_shape',
-         'numbers'}
+_KEYS = {'seen', 'fingerprint', 'labels', 'classes', 'sigma_data', 'digest', 'found', 'left_out', 'notes',
+         'given_shape', 'numbers'}
 
 def _load_header(place: Path) -> dict[str, Any] | None:
     """The header at `place`; None if there is none that can be used, or a file of its cache is damaged.

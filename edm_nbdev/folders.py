@@ -11,7 +11,7 @@ import warnings
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -19,7 +19,8 @@ from PIL import Image
 from .caches import read_once
 from .core import DataError, Size, check_size, document, height_width, size_text
 from .data import Images, NoSplitError, from_torchvision, locate
-from .layout import Entry, Listing, Splits, find_splits, list_archive, list_folder
+from .formats import holds_dataset, open_arrays, open_dataset, open_table
+from .layout import ARCHIVES, Entry, Listing, Splits, find_splits, list_archive, list_folder
 from edm_nbdev.pictures import (
     PICTURES,
     Look,
@@ -43,8 +44,8 @@ def _class_names(listing: Listing, entries: list[Entry]) -> list[str]:
     loose = [entry.name for entry in entries if entry.label is None]
     if classes and loose:
         raise DataError(f"'{listing.place}' has pictures in classes ({', '.join(classes[:3])}) and {len(loose)} "
-                        f"beside them ({', '.join(loose[:3])}): move those")
-    return listing.classes or classes
+                        f"beside them ({', '.join(loose[:3])}): give those a class, or move them")
+    return (listing.classes or classes) if classes else []
 
 def _indices(place: Path | Packed, names: list[str], classes: list[str]) -> dict[str, int]:
     "The index of each class. Another spelling of an accent is the same name. Raises DataError for other classes."
@@ -69,11 +70,14 @@ def _labels(listing: Listing, entries: list[Entry], train: Any, found: list[str]
 # %% ../nbs/workshop/folders.ipynb #d16b0001
 _VERSION = 3  # of the pixels: another one has all caches made anew
 
-@dataclass(frozen=True)
-class _Kind:
+class _Kind(NamedTuple):
     "How pictures are read."
-    shape: tuple[int, int, int]  # (C,H,W)
-    rules: Rules                 # for deep ones
+    size: Size     # pixels a side, or (height, width)
+    channels: int
+    rules: Rules   # for deep ones
+
+    @property
+    def shape(self) -> tuple[int, ...]: return self.channels, *height_width(self.size)
 
 @dataclass(frozen=True)
 class _Train:
@@ -94,7 +98,7 @@ def _kind(listing: Listing, look: Look, size: Size, train: _Kind | None) -> _Kin
     is the way of the training split, and our own rules for what it lacks."""
     try: rules = {kind: rule_of(kind, depth) for kind, depth in look.deep.items()}
     except DataError as e: raise DataError(f"'{listing.place}': {e}") from e
-    return replace(train, rules=rules | train.rules) if train else _Kind((look.channels, *height_width(size)), rules)
+    return train._replace(rules=rules | train.rules) if train else _Kind(size, look.channels, rules)
 
 def _some(names: list[str]) -> str:
     "The first three names, and how many more there are."
@@ -129,18 +133,17 @@ def _read(listing: Listing, size: Size, train: _Train | None, workers: int | Non
         sizes.append(_condition_size(place, files[1][0], size))
     if train and (len(files), len(numbers[0]) if numbers else 0) != (len(train.kinds), train.numbers):
         raise DataError(f"'{place}' has other conditions than the training pictures: give both the same")
-    kinds = [_kind(listing, look, size, train and train.kinds[k])
+    kinds = [_kind(listing, look, size, train.kinds[k] if train else None)
              for k, (look, size) in enumerate(zip(looks, sizes, strict=True))]
     found = [line for look, kind in zip(looks, kinds, strict=True) for line in explain_rules(look, kind.rules)]
     if ours: found.append(f"left out, as edm_nbdev drew it: {_some(looks[0].ours)}")
     classes, labels = _labels(listing, entries, train, found)
     def decode(i: int) -> np.ndarray:
-        read = [read_picture(place, names[i], kind.shape[1:], kind.shape[0], kind.rules).ravel()
-                for names, kind in zip(files, kinds, strict=True)]
-        return np.concatenate(read)
-    return Reading(f"'{place}'", files[0], decode, kinds[0].shape, classes, labels,
-                   _hash(_VERSION, CHUNK, size, train, listing.classes, entries), found, dict(rules=[kind.rules for kind in kinds]),
-                   kinds[1].shape if len(kinds) > 1 else (), numbers)
+        return np.concatenate([read_picture(place, names[i], *kind).ravel()
+                               for names, kind in zip(files, kinds, strict=True)])
+    fingerprint = _hash(_VERSION, CHUNK, size, train, listing.classes, entries)
+    return Reading(f"'{place}'", files[0], decode, kinds[0].shape, classes, labels, fingerprint, found,
+                   dict(kinds=kinds), kinds[1].shape if len(kinds) > 1 else (), numbers)
 
 # %% ../nbs/workshop/folders.ipynb #d16b0002
 def _load_split(
@@ -158,25 +161,29 @@ def _load_split(
     key = f'{name[:40]}-{size_text(size)}-' + hashlib.sha256(os.fsencode(str(place))).hexdigest()[:8]
     seen = _hash(_VERSION, CHUNK, size, train, listing.classes, listing.files)
     data, notes = read_once(name, key, seen, partial(_read, listing, size, train, workers), root, workers)
-    shapes = [data.shape] if data.given is None or data.given.ndim == 2 else [data.shape, tuple(data.given.shape[1:])]
-    kinds = [_Kind(shape, {kind: rule and (rule[0], rule[1]) for kind, rule in rules.items()})
-             for shape, rules in zip(shapes, notes['rules'], strict=True)]
+    kinds = [_Kind(size, channels, {kind: rule and (rule[0], rule[1]) for kind, rule in rules.items()})
+             for size, channels, rules in notes['kinds']]
     numbers = data.given.shape[1] if data.given is not None and len(kinds) == 1 else 0
     return replace(data, found=(*found, *data.found)), _Train(data.classes, kinds, numbers)
 
 def _find(top: str) -> Splits:
-    "What lies at a path."
-    path = Path(top)
-    return find_splits(list_folder(path) if path.is_dir() else list_archive(path))
+    "What is at a path. Raises DataError if it is of no format that is read."
+    path, ending = Path(top), top.lower()
+    if top.startswith('hf://'): return open_dataset(top)
+    if path.is_dir(): return open_dataset(top) if holds_dataset(path) else find_splits(list_folder(path))
+    if ending.endswith('.csv'): return open_table(path)
+    if ending.endswith(('.npy', '.npz')): return open_arrays(path)
+    if ending.endswith(ARCHIVES): return find_splits(list_archive(path))
+    raise DataError(f"'{top}' is no folder, and none of {', '.join(ARCHIVES)}, .csv, .npy and .npz")
 
 def load_folder(
-    name: str | Path,                # the folder
+    name: str | Path,                # a folder, an archive, a table, arrays, or "hf://user/name"
     root: str | Path | None = None,  # where the cache lies, as for `cache_folder`
     split: str = 'train',            # "train" or "test"
     size: Size = 32,                 # pixels a side, or (height, width)
     workers: int | None = None,      # how many pictures to read at the same time; None: one for each core
 ) -> Images:                         # its `name` is the folder's, its sigma_data the split's own
-    """A split of a folder of pictures, read once and then cached. The test split has the classes, the colours and the
+    """A split of pictures of one's own, read once and then cached. The test split has the classes, the colours and the
     rules for deep pictures of the training split. What was left out is in `found`, and a warning where it may not be
     meant. Raises NoSplitError if there is no test split, and DataError if nothing can be read."""
     top, size = locate(name), check_size('size', size)

@@ -92,7 +92,7 @@ class Reading:
     files: list[str]                     # what each is called
     decode: Callable[[int], np.ndarray]  # the pixels of one, by its number: uint8, C*H*W of them, and then those of its
                                          # condition, if that is a picture; may raise `Unreadable`
-    shape: tuple[int, int, int]          # (C,H,W) of one
+    shape: tuple[int, ...]               # (C,H,W) of one
     classes: list[str]                   # empty without labels
     labels: list[int] | None             # of each file; None without labels
     fingerprint: str                     # hex digits that tell these pictures, read in this way, from all others
