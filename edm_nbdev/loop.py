@@ -160,7 +160,7 @@ class Training:
         if getattr(teacher.config, 'teacher', None):
             raise InputError(f"'{name}' draws in few steps itself, by what it learnt from {teacher.config.teacher}: a "
                              "teacher must be a denoiser")
-        for what in ('classes', 'shape'):
+        for what in ('classes', 'shape', 'given_shape'):
             its, now = list(getattr(teacher.data, what)), list(getattr(self.about, what))
             if its != now: raise InputError(f"'{name}' draws pictures of {what} {its}, and the data have {now}")
         self.about = replace(self.about, sigma_data=float(teacher.sigma_data))
@@ -433,7 +433,7 @@ class Training:
         another shape or other pictures than the data now."""
         try: about = About.from_plain(saved)
         except (KeyError, TypeError): return self.about  # a very old run does not say
-        for what in ('classes', 'shape'):
+        for what in ('classes', 'shape', 'given_shape'):
             then, now = list(getattr(about, what)), list(getattr(self.about, what))
             if then != now:
                 raise RunError(f"'{self.run}' was trained on pictures of {what} {then}, and the data now have "
