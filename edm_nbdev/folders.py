@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
 
 from .caches import read_once
@@ -150,9 +151,9 @@ def _load_split(
     top: str, listing: Listing, root: str | Path | None, size: Size, workers: int | None, train: _Train | None = None,
 ) -> tuple[Images, _Train]:
     "A split, and what the test split has to know of it."
-    place, name = listing.place, Path(top).name
+    place, name = listing.place, Path(top).name.replace(':', '-')
     if not listing.files: raise DataError(f"there is no picture in '{place}' ({', '.join(PICTURES)})")
-    found = [f"passed over, as it holds a run: {_some(listing.runs)}"] if listing.runs else []
+    found = listing.found + ([f"passed over, as it holds a run: {_some(listing.runs)}"] if listing.runs else [])
     if listing.twice:
         found.append(f"counted once, though other names lead there too: {_some(sorted(listing.twice))}")
     if listing.locked:
@@ -170,7 +171,9 @@ def _find(top: str) -> Splits:
     "What is at a path. Raises DataError if it is of no format that is read."
     path, ending = Path(top), top.lower()
     if top.startswith('hf://'): return open_dataset(top)
-    if path.is_dir(): return open_dataset(top) if holds_dataset(path) else find_splits(list_folder(path))
+    if path.is_dir():
+        listing = list_folder(path)
+        return open_dataset(top) if not listing.files and holds_dataset(path) else find_splits(listing)
     if ending.endswith('.csv'): return open_table(path)
     if ending.endswith(('.npy', '.npz')): return open_arrays(path)
     if ending.endswith(ARCHIVES): return find_splits(list_archive(path))
@@ -212,6 +215,16 @@ def _counted(data: Images) -> str:
         f'to {most:,} (class {plain_text(data.classes[counts.index(most)])})')
     return f'{len(data):,} of {len(data.classes):,} classes, {each}'
 
+def _described(given: torch.Tensor) -> str:
+    "What conditions are."
+    if given.ndim == 2: return f'{given.shape[1]} number{"s" * (given.shape[1] > 1)} for each picture'
+    _, C, H, W = given.shape
+    return f'another picture for each, {H}x{W} pixels, {_colours(C)}'
+
+def _colours(channels: int) -> str:
+    "What so many channels are."
+    return {1: 'grey', 3: 'colour'}.get(channels, f'{channels} channels')
+
 def describe(
     train: Images,              # the training split
     test: Images | None | str,  # the test split; or why there is none
@@ -222,8 +235,9 @@ def describe(
     unseen = _counted(test) if isinstance(test, Images) else f'none ({test})' if test else 'none'
     lines = [f'training pictures: {_counted(train)}', *([f'classes: {_names(train.classes)}'] if train.classes else []),
              f'test pictures: {unseen}',
-             f'{H}x{W} pixels, {"grey" if C == 1 else "colour" if C == 3 else f"{C} channels"}, values '
-             f'{int(some.min())} to {int(some.max())}, sigma_data {train.sigma_data:.3f}', *train.found]
+             f'{H}x{W} pixels, {_colours(C)}, values {int(some.min())} to {int(some.max())}, '
+             f'sigma_data {train.sigma_data:.3f}',
+             *([] if train.given is None else [f'conditions: {_described(train.given)}']), *train.found]
     return lines + [line for line in test.found if line not in train.found] if isinstance(test, Images) else lines
 
 # %% ../nbs/workshop/folders.ipynb #8782e742

@@ -82,9 +82,11 @@ def open_table(
     if missing:
         raise DataError(f"the table '{path}' names {len(missing)} files that are not there ({', '.join(missing[:3])}): "
                         "names are seen from the table's folder")
+    found = [f"each condition is {', '.join(numbers)}"] if numbers else []
     def read(name: str) -> bytes: return (path.parent/name).read_bytes()
     return named_splits(path, {
-        part: Listing(Packed(path/part, read), files, classes=_in_order({f.label for f in files if f.label}))
+        part: Listing(Packed(f'{path}/{part}' if part else str(path), read), files, found=found,
+                      classes=_in_order({entry.label for entry in files if entry.label}))
         for part, files in parts.items()})
 
 # %% ../nbs/workshop/formats.ipynb #d4b325da
@@ -105,8 +107,6 @@ def _open_arrays(path: Path) -> dict[str, np.ndarray]:
     except (ValueError, EOFError, OSError, zipfile.BadZipFile) as e:
         raise DataError(f"'{path}' cannot be read as arrays ({str(e).splitlines()[0]})") from e
     if 'images' not in arrays: raise DataError(f"'{path}' has no array images, but {', '.join(found.files) or 'none'}")
-    single = [name for name, values in arrays.items() if not values.ndim]
-    if single: raise DataError(f"'{path}': {single[0]} must have an entry for each image, but it is a single value")
     return arrays
 
 def _labels(path: Path, labels: np.ndarray) -> tuple[list[Any], list[str] | None]:
@@ -125,55 +125,49 @@ def _numbers(where: str, values: Any) -> list[Any]:
         raise DataError(f"{where}: given must be numbers, finite and as many for each picture, or pictures")
     return [tuple(row) for row in rows.tolist()]
 
-def _conditions(path: Path, given: np.ndarray, stacks: dict[str, np.ndarray]) -> list[Any]:
-    "The conditions of all pictures; a stack of pictures is added to `stacks`."
-    if given.ndim > 2:
-        stacks['given'] = _layers(path, 'given', given)
-        return [f'given/{i}' for i in range(len(given))]
-    return _numbers(f"'{path}'", given)
-
 def open_arrays(
     path: Path,  # a .npy or a .npz file
 ) -> Splits:     # without a test split
     "The pictures in a file of arrays. Raises DataError, stating the expected shapes, if it holds other arrays."
     arrays, info = _open_arrays(path), path.stat()
     stacks = dict(images=_layers(path, 'images', arrays['images']))
-    n = len(stacks['images'])
+    n, given = len(stacks['images']), arrays.get('given')
     for what, values in arrays.items():
-        if len(values) != n: raise DataError(f"'{path}': {len(values)} {what} for {n} images")
+        if len(np.atleast_1d(values)) != n: raise DataError(f"'{path}': {what} are {values.shape} for {n} images")
     labels, classes = _labels(path, arrays['labels']) if 'labels' in arrays else ([None] * n, None)
-    given = _conditions(path, arrays['given'], stacks) if 'given' in arrays else [None] * n
-    files = [Entry(f'images/{i}', info.st_size, info.st_mtime_ns, labels[i], given[i]) for i in range(n)]
+    if given is not None and given.ndim > 2: stacks['given'] = _layers(path, 'given', given)
+    conditions = [None] * n if given is None else (
+        [f'given/{i}' for i in range(n)] if 'given' in stacks else _numbers(f"'{path}'", given))
+    files = [Entry(f'images/{i}', info.st_size, info.st_mtime_ns, labels[i], conditions[i]) for i in range(n)]
     def read(name: str) -> np.ndarray:
         what, _, i = name.partition('/')
         return stacks[what][int(i)]
-    return Splits(Listing(Packed(path, read, arrays=True), files, classes=classes), None,
+    return Splits(Listing(Packed(str(path), read, arrays=True), files, classes=classes), None,
                   f"'{path}' has no split 'test'", ())
 
 # %% ../nbs/workshop/formats.ipynb #c65d3033
+_SAVED = 'dataset_dict.json', 'dataset_info.json'  # one of them is in a folder that `save_to_disk` wrote
+
 def holds_dataset(
     folder: Path,  # a folder
 ) -> bool:
-    "Whether a folder holds a dataset of Hugging Face rather than pictures."
-    patterns = 'dataset_dict.json', 'state.json', '*.parquet', 'data/*.parquet'
-    return any(any(folder.glob(pattern)) for pattern in patterns)
+    "Whether a folder without pictures holds a dataset of Hugging Face."
+    return any(any(folder.glob(pattern)) for pattern in (*_SAVED, '*.parquet', 'data/*.parquet'))
 
-def _load(name: str) -> tuple[dict[str, Any], str]:
-    "The parts of a dataset, and how they are called. Raises DataError if it is not available."
+def _load(name: str) -> dict[str, Any]:
+    "The parts of a dataset. Raises DataError if it is not available."
     with wanted('datasets'):
         import datasets
-    where, _, part = name.removeprefix('hf://').partition(':') if name.startswith('hf://') else (name, '', '')
-    try:
-        saved = any(Path(name, file).is_file() for file in ('dataset_dict.json', 'state.json'))
-        found = datasets.load_from_disk(name) if saved else datasets.load_dataset(where)
+    hub, _, part = name.removeprefix('hf://').partition(':') if name.startswith('hf://') else ('', '', '')
+    saved = any(Path(name, file).is_file() for file in _SAVED)
+    try: found = datasets.load_from_disk(name) if saved else datasets.load_dataset(hub or name)
     except Exception as e:  # it raises anything, from FileNotFoundError to those of pyarrow
-        advice = ("check the name and the network; without one, only what was loaded before is available"
-                  if name.startswith('hf://') else 'save it anew')
+        advice = 'check the name and the network; without one, only what was loaded before is available'
         reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
-        raise DataError(f"the dataset '{name}' cannot be loaded ({reason}): {advice}") from e
-    parts = dict(found) if isinstance(found, dict) else {part or 'train': found}
-    if part and part not in parts: raise DataError(f"the dataset '{where}' has no part {part}, but {', '.join(parts)}")
-    return {part: parts[part]} if part else parts, name
+        raise DataError(f"the dataset '{name}' cannot be loaded ({reason}): {advice if hub else 'save it anew'}") from e
+    parts = dict(found) if isinstance(found, dict) else {'train': found}
+    if part and part not in parts: raise DataError(f"the dataset '{hub}' has no part {part}, but {', '.join(parts)}")
+    return {part: parts[part]} if part else parts
 
 def _listing_of(name: str, part: str, data: Any) -> Listing:
     "The pictures in a part of a dataset. Raises DataError if there is no column of pictures."
@@ -200,14 +194,13 @@ def _listing_of(name: str, part: str, data: Any) -> Listing:
         return cell['bytes'] if cell['bytes'] is not None else Path(cell['path']).read_bytes()
     names = [None if label is None else str(label) for label in labels]
     files = [Entry(f'{image}/{i}', 0, changed, names[i], given[i]) for i in range(n)]
-    return Listing(Packed(Path(name)/part, read), files, classes=classes)
+    return Listing(Packed(f'{name}/{part}', read), files, classes=classes)
 
 def open_dataset(
     name: str,  # "hf://user/name", "hf://user/name:part", or a folder
 ) -> Splits:
     "The pictures of a dataset. Raises DataError if it is not available, and PackageError without `datasets`."
-    parts, where = _load(name)
-    return named_splits(where, {part: _listing_of(where, part, data) for part, data in parts.items()})
+    return named_splits(name, {part: _listing_of(name, part, data) for part, data in _load(name).items()})
 
 # %% ../nbs/workshop/formats.ipynb #a0869d59
 document(__name__)

@@ -68,6 +68,7 @@ class Listing:
     locked: list[str] = field(default_factory=list)   # folders that cannot be opened
     twice: list[str] = field(default_factory=list)    # links to what is there already
     classes: list[str] | None = None                  # all names of classes in order, where they are known
+    found: list[str] = field(default_factory=list)    # what else is to be said: a line each
 
 def _pictures(folder: Path, found: Listing) -> Iterator[Entry]:
     """Yields all pictures below, without hidden files and folders, and without those in runs of this package. A folder
@@ -174,7 +175,7 @@ def list_archive(
     def below(name: str) -> str: return posixpath.relpath(name, around or '.')
     files = [Entry(below(name), *members[names[name]]) for name in pictures]
     twice = [below(name) for name in _within(path, links) if name.lower().endswith(PICTURES)]
-    return Listing(Packed(path, lambda name: read(names[posixpath.join(around, name)])), files, runs, twice=twice)
+    return Listing(Packed(str(path), lambda name: read(names[posixpath.join(around, name)])), files, runs, twice=twice)
 
 # %% ../nbs/workshop/layout.ipynb #1a700001
 _TRAIN = ('train', 'training')

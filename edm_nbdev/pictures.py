@@ -160,17 +160,17 @@ def readable(
 @dataclass(frozen=True)
 class Packed:
     "A place of pictures that are not files, such as an archive."
-    path: Path                   # what it is called, in messages
+    where: str                   # what it is called, in messages
     read: Callable[[str], Any]   # what a file of this name would hold, in bytes
     arrays: bool = False         # whether `read` gives pixels in its place, uint8 (C,H,W)
 
-    def __str__(self) -> str: return str(self.path)
+    def __str__(self) -> str: return self.where
 
     def __truediv__(self,
         folder: str,  # a folder in it
     ) -> 'Packed':
         "What is below a folder."
-        return Packed(self.path/folder, lambda name: self.read(f'{folder}/{name}'), self.arrays)
+        return Packed(f'{self.where}/{folder}', lambda name: self.read(f'{folder}/{name}'), self.arrays)
 
 @contextmanager
 def open_picture(
