@@ -19,6 +19,7 @@ from .pictures import Packed
 
 # %% ../nbs/workshop/formats.ipynb #32bd82b0
 _NAMED = ('file', 'label', 'given', 'split')
+_MOST = float(np.finfo(np.float32).max)
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     "Yields the rows of a table, each with the number of its last line. Raises DataError if it is no table."
@@ -42,10 +43,10 @@ def _header(path: Path, header: list[str]) -> list[str]:
     return numbers
 
 def _number(text: str, where: str) -> float:
-    "A number as float32 holds it. Raises DataError, stating where it is, for anything else."
-    try: number = float(np.float32(text))
+    "A number. Raises DataError, stating where it is, for anything that float32 cannot hold."
+    try: number = float(text)
     except ValueError: number = math.nan
-    if not math.isfinite(number):
+    if not abs(number) <= _MOST:                                              # NaN is not, either
         raise DataError(f"{where} is '{text}', not a finite number: correct it, or remove the column")
     return number
 
@@ -119,9 +120,9 @@ def _labels(path: Path, labels: np.ndarray) -> tuple[list[Any], list[str] | None
 
 def _numbers(where: str, values: Any) -> list[Any]:
     "Rows of numbers as tuples. Raises DataError if they are something else."
-    try: rows = np.asarray(values, dtype=np.float32).reshape(len(values), -1)
+    try: rows = np.asarray(values, dtype=np.float64).reshape(len(values), -1)
     except (TypeError, ValueError): rows = np.full((1, 1), np.nan)
-    if not rows.size or not np.isfinite(rows).all():
+    if not rows.size or not (np.abs(rows) <= _MOST).all():
         raise DataError(f"{where}: given must be numbers, finite and as many for each picture, or pictures")
     return [tuple(row) for row in rows.tolist()]
 
