@@ -162,7 +162,7 @@ def _load_split(
     key = f'{name[:40]}-{size_text(size)}-' + hashlib.sha256(os.fsencode(str(place))).hexdigest()[:8]
     seen = _hash(_VERSION, CHUNK, size, train, listing.classes, listing.files)
     data, notes = read_once(name, key, seen, partial(_read, listing, size, train, workers), root, workers)
-    kinds = [_Kind(check_size('size', size), channels, {kind: rule and (rule[0], rule[1]) for kind, rule in rules.items()})
+    kinds = [_Kind(check_size('size', size), channels, {kind: rule and tuple(rule) for kind, rule in rules.items()})
              for size, channels, rules in notes['kinds']]
     numbers = data.given.shape[1] if data.given is not None and len(kinds) == 1 else 0
     return replace(data, found=(*found, *data.found)), _Train(data.classes, kinds, numbers)
