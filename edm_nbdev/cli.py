@@ -75,10 +75,20 @@ def _rows(
     return [c for c in shown for _ in range(per_class)], [classes[c] for c in shown]
 
 # %% ../nbs/workshop/commands.ipynb #4fae1348
+def _named_model(
+    model: str,  # folder of a run, a file, or a shipped name
+) -> str:        # a shipped name, or a path that holds in every folder
+    "What a config calls a model."
+    from edm_nbdev.core import as_path
+    from edm_nbdev.models import list_models
+    shipped = model in list_models() and not as_path(model).exists()
+    return model if shipped else str(as_path(model).resolve())
+
 def _chosen_config(
     preset: str | None,  # its name, or None
     data: str | None,    # data set or folder, or None for the preset's
     run: str | None,     # folder of the run, or None
+    init: str | None = None,  # a model to begin with, or None
     **given: Any,        # fields of `TrainConfig`; None is the preset's
 ) -> Any:                # a `TrainConfig`
     "The preset with what was given in its place. Raises InputError for an unknown preset and values out of range."
@@ -87,27 +97,35 @@ def _chosen_config(
     from edm_nbdev.config import NETWORKS, PRESETS, resized, usual_size, with_network
     from edm_nbdev.core import InputError, as_path
     from edm_nbdev.data import SIZES, SOURCES, locate
+    from edm_nbdev.finetuning import with_init
     known = data in SOURCES and data != 'folder'  # the others are pictures of one's own
     if data and not known: data = locate(data)
-    preset = preset or (data if data in PRESETS else 'folder' if data else 'digits')
+    preset = preset or (data if data in PRESETS else 'finetune' if init else 'folder' if data else 'digits')
     if preset not in PRESETS:
         hint = f"; for a folder of pictures write --data {preset}" if as_path(preset).is_dir() else ''
         raise InputError(f"unknown preset '{preset}': there are {', '.join(PRESETS)}{hint}")
     usual = PRESETS[preset]
     if not (data or usual.data):
         raise InputError(f"the preset {preset} needs pictures: say where they are, as in --data my/pictures")
+    if preset == 'finetune' and not init:
+        raise InputError("the preset finetune begins with a model: say with which, as in --init fashion_mnist")
     fields = {field: value for field, value in given.items() if value is not None}
+    pictures, net = data or usual.data, fields.pop('net', usual.net)
+    names = [preset] * (preset != 'folder') + [net] * (net != usual.net)
+    beside = preset != 'folder' and pictures == os.getcwd()  # a run beside its own pictures meets no others'
+    if pictures != usual.data and not beside: names.append(Path(str(pictures)).name)
+    place = str(as_path(run)) if run else f"runs/{'-'.join(names)}"
+    if init:
+        usual, asked = with_init(replace(usual, data=pictures), _named_model(init), place), given.get('net')
+        if asked not in (None, usual.net):
+            raise InputError(f"'{init}' has net {usual.net}, not {asked}: leave --net out, or begin with another model")
+        net = usual.net
     can_be_had = not known or usual.size in SIZES.get(str(data), (32,))  # at the preset's size
-    own = {'data': data or usual.data, 'size': usual.size if can_be_had else None}
-    net = fields.pop('net', usual.net)
+    own = {'data': pictures, 'size': usual.size if can_be_had else None}
     config = with_network(usual, net, **{**own, **fields})
     if 'attention_resolutions' in NETWORKS[net]:
         levels = resized(usual, usual_size(config)).attention_resolutions
         config = replace(config, attention_resolutions=levels)
-    names = [preset] * (preset != 'folder') + [net] * (net != usual.net)
-    beside = preset != 'folder' and config.data == os.getcwd()  # a run beside its own pictures meets no others'
-    if config.data != usual.data and not beside: names.append(Path(str(config.data)).name)
-    place = str(as_path(run)) if run else f"runs/{'-'.join(names)}"
     return replace(config, run=place)
 
 # %% ../nbs/workshop/commands.ipynb #9b591b15
@@ -144,6 +162,8 @@ def _train(
     if training.workers.is_first:
         test = test or _test_split(config.data, config.root, config.size)
         _say_found(training.data, test)
+        if config.hold_out and training.unseen: print(f'held out: {len(training.unseen):,} pictures', flush=True)
+        if training.begun: print(*training.begun.lines(), sep='\n', flush=True)
     steps: Any = track(show_progress(write_log(training.steps(), config), config), config, wandb)
     last = None
     try:
@@ -253,6 +273,7 @@ def _run(
     checkpoint_activations: bool = False,  # a third more work, for a fraction of the memory
     shard: bool = False,           # divide the networks among the processes, if one card cannot hold them
     checkpoint_seconds: float | None = None,  # at least so long between two saves; 20 if not given
+    check_every: int | None = None, # images between two checks of what is drawn; the preset's, or none
     wandb: str = 'disabled',       # disabled, offline or online: track with Weights & Biases
     fresh: bool = False,           # rename an existing run and start anew
     new_data: bool = False,        # go on with a run whose pictures have changed
@@ -262,7 +283,7 @@ def _run(
     from edm_nbdev.devices import leave_together, tune_memory
     config = choose(device=device, precision=precision, accumulate=accumulate, threads=threads, compile=compile or None,
                     checkpoint_activations=checkpoint_activations or None, shard=shard or None,
-                    checkpoint_seconds=checkpoint_seconds)
+                    checkpoint_seconds=checkpoint_seconds, check_every=check_every)
     tune_memory()
     last, data = _train(config, wandb, fresh, new_data)
     several = leave_together()
@@ -276,7 +297,7 @@ def _run(
 @delegates(_run)
 def edm_train(
     # what to train: digits, fashion_mnist, fashion_mnist_cpu, fashion_mnist_transformer, fashion_mnist_edm2, cifar10,
-    # cifar10_large, celeba, celeba64, imagenet64 (pictures from --data) or folder
+    # cifar10_large, celeba, celeba64, imagenet64 (pictures from --data), folder, or finetune (with --init)
     preset: str | None = None,
     # data set, or a folder, archive, table or dataset of pictures, if not the preset's; alone it takes the preset
     # `folder`
@@ -287,6 +308,9 @@ def edm_train(
     # unet, transformer or edm2, if not the preset's; a run of another network than its preset's has it in its name
     net: str | None = None,
     depth: int | None = None,      # of a transformer: its blocks, one after the other
+    # begin with this model, a run, a file or a shipped name, and take its network: what fits is kept. With --data it
+    # takes the preset `finetune`
+    init: str | None = None,
     root: str | None = None,       # where data sets and their caches lie; $EDM_DATA, or else a folder in your home
     # folder of the run; if not given, runs/PRESET, or runs/PRESET-DATA for other data than in this folder; an existing
     # run goes on
@@ -297,12 +321,13 @@ def edm_train(
     lr: float | None = None,       # learning rate, if not the preset's
     seed: int | None = None,       # another seed, another run; the preset's is 0
     unconditional: bool = False,   # do not learn the classes
+    hold_out: float | None = None, # share of the pictures to check with and not to train on, if not the preset's
     **kwargs: Any,                 # how to compute: the options of `_run`
 ) -> None:
     "Train a diffusion model, or go on with a run, then draw a grid of pictures."
-    _run(partial(_chosen_config, preset, data, run, size=parse_size(size), net=net, depth=depth, root=root,
+    _run(partial(_chosen_config, preset, data, run, init, size=parse_size(size), net=net, depth=depth, root=root,
                  images=images, minutes=minutes, batch_size=batch_size, lr=lr, seed=seed,
-                 conditional=not unconditional), **kwargs)
+                 conditional=not unconditional, hold_out=hold_out), **kwargs)
 
 # %% ../nbs/workshop/commands.ipynb #d1501c02
 def _distilled_config(
@@ -315,15 +340,14 @@ def _distilled_config(
     from edm_nbdev.config import distillation
     from edm_nbdev.core import InputError, as_path
     from edm_nbdev.data import SOURCES, locate
-    from edm_nbdev.models import list_models, load_model
-    teacher = load_model(as_path(model), 'cpu')
-    shipped = model in list_models() and not as_path(model).exists()
+    from edm_nbdev.models import load_model
+    teacher, source = load_model(as_path(model), 'cpu'), _named_model(model)
     fields = {field: value for field, value in given.items() if value is not None}
     if data: fields['data'] = data if data in SOURCES else locate(data)
-    place = as_path(model).resolve()
-    source = model if shipped else str(place)
-    run = str(as_path(run)) if run else f"runs/{Path(source).name.removesuffix('.safetensors')}-distilled"
-    if not shipped and Path(run).resolve() == (place if place.is_dir() else place.parent):
+    if 'init' in fields: fields['init'] = _named_model(fields['init'])
+    place = Path(source)
+    run = str(as_path(run)) if run else f"runs/{place.name.removesuffix('.safetensors')}-distilled"
+    if place.is_absolute() and Path(run).resolve() == (place if place.is_dir() else place.parent):
         raise InputError(f"'{run}' is where the teacher is: take another folder for the new run, as in --run {run}-few")
     return distillation(teacher.config, source, run=run, **fields)
 
@@ -336,7 +360,10 @@ def edm_distill(
     run: str | None = None,        # folder of the run; if not given, runs/NAME-distilled; an existing run goes on
     images: int | None = None,     # images to see in all; 120,000 if not given
     minutes: float | None = None,  # stop after this many minutes, if that comes first; the pictures come after
-    targets: str | None = None,    # what to follow: the path of the teacher, or that of the clean image (data)
+    targets: str | None = None,    # what to follow: the path of the teacher, that of the clean image (data), or the
+                                   # teacher's pictures as a whole (distribution)
+    teacher_cfg_scale: float | None = None,  # guidance of the teacher; if not given, none
+    init: str | None = None,       # to match the distribution, begin with this model, such as one distilled before
     halve_images: int | None = None,  # images after which two levels of a pair are half as far apart; 30,000
     batch_size: int | None = None, # images in a step, if not the teacher's
     lr: float | None = None,       # learning rate; 0.001 if not given
@@ -345,7 +372,8 @@ def edm_distill(
 ) -> None:
     "Distil a model into one that draws in one or two calls of its network, or go on with that, then draw a grid."
     _run(partial(_distilled_config, model, data, run, root=root, images=images, minutes=minutes, targets=targets,
-                 halve_images=halve_images, batch_size=batch_size, lr=lr, seed=seed), **kwargs)
+                 teacher_cfg_scale=teacher_cfg_scale, init=init, halve_images=halve_images, batch_size=batch_size,
+                 lr=lr, seed=seed), **kwargs)
 
 # %% ../nbs/workshop/commands.ipynb #a77c78a5
 def _load(

@@ -201,7 +201,7 @@ class EDM2UNet(Network):
         emb = self.embed_noise(math.sqrt(2) * features).expand(n, -1)
         if label is not None:
             known = self.n_classes + 1
-            one_hot = (label[:, None] == torch.arange(known, device=emb.device)).to(features.dtype)  # (B,known)
+            one_hot = F.one_hot(label, known).to(features.dtype)  # (B,known)
             emb = mp_sum(emb, self.embed_label(math.sqrt(known) * one_hot))
         if numbers is not None:  # where they are hidden, their 1 is 0 and nothing is mixed in
             emb = torch.where(numbers[:, -1:] > 0, mp_sum(emb, self.embed_given(numbers)), emb)

@@ -148,7 +148,8 @@ def _about(
     if config is not None:
         own = {'data', *BUDGET} if data['name'] != config['data'] else set(BUDGET)
         config = {name: value for name, value in config.items() if name not in own}
-        if config.get('teacher') not in (None, *list_models()): config['teacher'] = Path(config['teacher']).name
+        for name in ('teacher', 'init'):
+            if config.get(name) not in (None, *list_models()): config[name] = Path(config[name]).name
     return {**data, 'n_classes': getattr(model, 'n_classes', 0), 'distilled': is_distilled(model), 'half': half,
             'config': config, 'network': header.get('network'), **stamp()}
 

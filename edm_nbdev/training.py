@@ -84,9 +84,11 @@ def average_into(
     denoiser: nn.Module,  # the one in training
     decay: float,         # how much of the average survives
 ) -> None:
-    "Move the averaged weights a little towards the present ones. Buffers, which are no weights, are copied."
-    torch._foreach_lerp_(list(ema.parameters()), list(denoiser.parameters()), 1 - decay)
-    for averaged, present in zip(ema.buffers(), denoiser.buffers(), strict=True): averaged.copy_(present)
+    """Move the averaged weights a little towards the present ones. Buffers, which are no weights, are copied. What the
+    denoiser has beyond the average, such as the critic of lesson 16b, comes last and is left out."""
+    averaged = list(ema.parameters())
+    torch._foreach_lerp_(averaged, list(denoiser.parameters())[:len(averaged)], 1 - decay)
+    for averaged_buffer, present in zip(ema.buffers(), denoiser.buffers()): averaged_buffer.copy_(present)
 
 # %% ../nbs/07_training.ipynb #a8d89f90
 def ema_decay(
@@ -219,7 +221,7 @@ def update(
     one, and a step of the averages."""
     images = (step + 1) * recipe.batch_size
     lr = learning_rate(recipe, images)
-    for group in optimizer.param_groups: group['lr'] = lr
+    for group in optimizer.param_groups: group['lr'] = lr * group.get('pace', 1)  # of the critic of lesson 16b
     norm = torch.nn.utils.clip_grad_norm_(denoiser.parameters(), recipe.clip_norm)
     if hasattr(norm, 'full_tensor'): norm = norm.full_tensor()  # of weights divided among processes
     good = norm.isfinite()
@@ -227,8 +229,8 @@ def update(
         optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]
         optimizer.step()
     elif good: optimizer.step()          # here Python waits for the device
-    after_step = getattr(getattr(denoiser, 'net', denoiser), 'after_step', None)
-    if after_step is not None: after_step()  # such as EDM2's, which puts its weights back on a sphere
+    for part in denoiser.modules():      # such as EDM2's network, which puts its weights back on a sphere
+        if hasattr(part, 'after_step'): part.after_step()
     for length, average in averages.items():
         decay = ema_decay(recipe, images) if length is None else power_decay(length, step + 1)
         average_into(average, denoiser, decay)
