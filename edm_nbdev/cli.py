@@ -21,6 +21,7 @@ from edm_nbdev.options import (
     close_output,
     draw_options,
     one_line_errors,  # noqa: F401  once at home here
+    parse_given,
     parse_interval,  # noqa: F401
     parse_label,
     parse_scale,  # noqa: F401
@@ -146,7 +147,7 @@ def _train(
     wandb: str,      # disabled, offline or online
     fresh: bool,     # rename an existing run first
     new_data: bool,  # go on with pictures that have changed
-) -> Any:            # the last `TrainStep`, None if there was nothing to do
+) -> tuple[Any, Any]:  # the last `TrainStep`, None if there was nothing to do; unseen pictures, else those of training
     "Say what was found, then train with a bar and a log. A Ctrl-C says how far the run is."
     from edm_nbdev.devices import pick_device, processes
     from edm_nbdev.loop import Training
@@ -159,7 +160,8 @@ def _train(
     if fresh: _rename_old(config)
     training = Training(config, new_data=new_data)
     if training.workers.is_first:
-        _say_found(training.data, test or _test_split(config.data, config.root, config.size))
+        test = test or _test_split(config.data, config.root, config.size)
+        _say_found(training.data, test)
         if config.hold_out and training.unseen: print(f'held out: {len(training.unseen):,} pictures', flush=True)
         if training.begun: print(*training.begun.lines(), sep='\n', flush=True)
     steps: Any = track(show_progress(write_log(training.steps(), config), config), config, wandb)
@@ -172,7 +174,7 @@ def _train(
             seen = f'{config.run} is saved at {images_seen(config.run):,} images'
             print(f'\n{seen}: the same command goes on from there.', file=sys.stderr)
         raise
-    return last
+    return last, training.data if test is None or isinstance(test, str) else test
 
 def _test_split(
     data: str,          # what `load_data` calls it
@@ -206,17 +208,39 @@ def _say_end(
         print(f'{config.run} is finished: it has seen {seen:,} images. '
               f'To go on, raise the budget, as in --images {2 * seen}; to start anew, --fresh.')
 
+def _beside_real(
+    model: Any,  # a denoiser that takes conditions
+    data: Any,   # `Images` with conditions
+    n: int,      # how many pictures, at most
+) -> Any:        # a `Picture`
+    "Pictures drawn for the conditions of real ones, above these; pictures that are given come first."
+    import torch
+
+    from edm_nbdev.generation import generate, usual_precision
+    from edm_nbdev.plots import show_grid
+    index = torch.linspace(0, len(data) - 1, min(n, len(data))).long()
+    (real, label), given = data.batch(index), data.conditions(index)
+    drawn = generate(model, len(index), label if model.n_classes else None, given=given, progress=True,
+                     precision=usual_precision(model))
+    rows = {'drawn': drawn.cpu(), 'real': real}
+    if given.ndim == 4 and given.shape[1] in (1, real.shape[1]):
+        rows = {'given': torch.nn.functional.interpolate(given, real.shape[2:]).expand_as(real), **rows}
+    return show_grid(torch.cat([*rows.values()]), cols=len(index), row_labels=[*rows])
+
 def _show_run(
     run: str,            # its folder
     device: str | None,  # cpu, cuda, ...
+    data: Any = None,    # `Images`, for a model that draws for conditions
 ) -> None:
     """Draw ten pictures of each class, or a hundred without class, into samples.png of the run: fewer of large ones,
-    and of many classes some."""
+    and of many classes some. With conditions beside the class, draw ten beside real ones."""
     from edm_nbdev.generation import generate, is_distilled, usual_precision
     from edm_nbdev.models import load_model
     from edm_nbdev.plots import show_grid
     model: Any = load_model(run, device)
     fit = min(100, max(1, 100 * 32**2 // math.prod(model.data.shape[1:])))  # a hundred of 32x32, fewer of larger ones
+    if model.given_shape:
+        return _save_picture(_beside_real(model, data, min(10, fit)), Path(run)/'samples.png', model=run, seed=0)
     label: list[int] | None = None
     classes: list[str] = []
     cols, cfg_scale = 10, 1.
@@ -261,11 +285,11 @@ def _run(
                     checkpoint_activations=checkpoint_activations or None, shard=shard or None,
                     checkpoint_seconds=checkpoint_seconds, check_every=check_every)
     tune_memory()
-    last = _train(config, wandb, fresh, new_data)
+    last, data = _train(config, wandb, fresh, new_data)
     several = leave_together()
     if last is None or last.first:  # the first process goes on
         _say_end(config, last)
-        _show_run(config.run, config.device)
+        _show_run(config.run, config.device, data)
     _leave(several)
 
 # %% ../nbs/workshop/commands.ipynb #51f6e081
@@ -318,6 +342,7 @@ def _distilled_config(
     teacher, source = load_model(as_path(model), 'cpu'), _named_model(model)
     fields = {field: value for field, value in given.items() if value is not None}
     if data: fields['data'] = str(as_path(data).resolve()) if as_path(data).is_dir() else data
+    if 'init' in fields: fields['init'] = _named_model(fields['init'])
     place = Path(source)
     run = str(as_path(run)) if run else f"runs/{place.name.removesuffix('.safetensors')}-distilled"
     if place.is_absolute() and Path(run).resolve() == (place if place.is_dir() else place.parent):
@@ -333,7 +358,10 @@ def edm_distill(
     run: str | None = None,        # folder of the run; if not given, runs/NAME-distilled; an existing run goes on
     images: int | None = None,     # images to see in all; 120,000 if not given
     minutes: float | None = None,  # stop after this many minutes, if that comes first; the pictures come after
-    targets: str | None = None,    # what to follow: the path of the teacher, or that of the clean image (data)
+    targets: str | None = None,    # what to follow: the path of the teacher, that of the clean image (data), or the
+                                   # teacher's pictures as a whole (distribution)
+    teacher_cfg_scale: float | None = None,  # guidance of the teacher; if not given, none
+    init: str | None = None,       # to match the distribution, begin with this model, such as one distilled before
     halve_images: int | None = None,  # images after which two levels of a pair are half as far apart; 30,000
     batch_size: int | None = None, # images in a step, if not the teacher's
     lr: float | None = None,       # learning rate; 0.001 if not given
@@ -342,7 +370,8 @@ def edm_distill(
 ) -> None:
     "Distil a model into one that draws in one or two calls of its network, or go on with that, then draw a grid."
     _run(partial(_distilled_config, model, data, run, root=root, images=images, minutes=minutes, targets=targets,
-                 halve_images=halve_images, batch_size=batch_size, lr=lr, seed=seed), **kwargs)
+                 teacher_cfg_scale=teacher_cfg_scale, init=init, halve_images=halve_images, batch_size=batch_size,
+                 lr=lr, seed=seed), **kwargs)
 
 # %% ../nbs/workshop/commands.ipynb #a77c78a5
 def _load(
@@ -366,18 +395,22 @@ def _draw_into(
     film: bool = False,        # the first picture step by step
     cols: int | None = None,   # pictures in a row
     row_labels: list[str] | tuple[str, ...] = (),  # words at the rows
+    given: str | None = None,  # for `parse_given`
 ) -> None:
     "Draw `n` pictures into the file `out`, as a grid or the first as a film; what does not fit is found out first."
     from edm_nbdev.core import as_path
     from edm_nbdev.generation import generate, generate_walks
     from edm_nbdev.plots import grid_layout, row_margin, show_film, show_grid
-    settings = draw_options(model, **options)
-    walks = generate_walks(model, n, label, **settings)
+    settings, shown = draw_options(model, **options), parse_given(given, model, n)
+    walks = generate_walks(model, n, label, given=shown, **settings)
     _check_picture(out)
     grid_layout(1 if film else n, model.data.shape, cols, margin=row_margin(row_labels))  # raises InputError
     if film: pic = show_film(next(walks))
-    else: pic = show_grid(generate(model, n, label, progress=True, **settings), cols=cols, row_labels=row_labels)
+    else:
+        drawn = generate(model, n, label, given=shown, progress=True, **settings)
+        pic = show_grid(drawn, cols=cols, row_labels=row_labels)
     as_given = {k: options[k] for k in ('cfg_interval', 'guide_model') if options.get(k) is not None}
+    if given is not None: as_given['given'] = given
     _save_picture(pic, as_path(out), model=name, n=n, label=label, **{**settings, **as_given})
 
 @as_command
@@ -386,6 +419,9 @@ def edm_sample(
     model: str,                  # folder of a run, a model.safetensors file, or a shipped name
     n: int = 16,                 # how many pictures
     label: str | None = None,    # the class to draw, by name or by number from 0 up; no label if not given
+    # what each picture is drawn for, with a model that was trained with it: a picture or a folder of pictures, taken by
+    # their names, or numbers, as in 0.3,1.2
+    given: str | None = None,
     out: str = 'samples.png',    # where to write the picture
     film: bool = False,          # instead of a grid, show the first picture come out of the noise step by step
     device: str | None = None,   # cpu, cuda, mps (Apple's GPU), ...; if not given, an NVIDIA GPU if there is one
@@ -396,13 +432,14 @@ def edm_sample(
     from edm_nbdev.core import check_whole
     check_whole('n', n)
     denoiser = _load(model, device)
-    _draw_into(out, model, denoiser, n, parse_label(label, denoiser), kwargs, film)
+    _draw_into(out, model, denoiser, n, parse_label(label, denoiser), kwargs, film, given=given)
 
 @as_command
 @delegates(draw_options)
 def edm_sample_all(
     model: str,                  # folder of a run, a model.safetensors file, or a shipped name
     per_class: int = 9,          # pictures of each class
+    given: str | None = None,    # what each picture is drawn for, as in edm_sample
     out: str = 'samples.png',    # where to write the picture
     device: str | None = None,   # cpu, cuda, mps (Apple's GPU), ...; if not given, an NVIDIA GPU if there is one
     debug: bool = False,         # show the traceback of an error
@@ -419,7 +456,7 @@ def edm_sample_all(
         raise InputError(f"{denoiser.n_classes:,} classes of {per_class:,} pictures do not fit a picture: take a "
                          f"smaller --per_class, or draw some classes with edm_sample --label. {e}") from e
     label, classes = _rows(denoiser, per_class)
-    _draw_into(out, model, denoiser, len(label), label, kwargs, cols=per_class, row_labels=classes)
+    _draw_into(out, model, denoiser, len(label), label, kwargs, cols=per_class, row_labels=classes, given=given)
 
 # %% ../nbs/workshop/commands.ipynb #ed18c002
 def _save_each(

@@ -47,7 +47,9 @@ class TrainConfig(Recipe):
     teacher: str | None = None     # distil this model (a run, a file, a shipped name) into one that draws in few
                                    # steps, by lesson 16a; None learns to denoise
     init: str | None = None        # begin with the weights of this model (a run, a file, a shipped name); None: anew
-    targets: str = 'teacher'       # of a distillation: along the "teacher"'s path, or that of the clean image ("data")
+    targets: str = 'teacher'       # of a distillation: along the "teacher"'s path, or that of the clean image ("data"),
+                                   # or the "distribution" of the teacher's pictures (lesson 16b)
+    teacher_cfg_scale: float = 1.  # of a distillation: guidance of the teacher
     halve_images: int = 30_000     # of a distillation: images after which two levels of a pair are half as far apart
     augment_version: int = 2       # 2 changes pictures as the paper does; 1 as earlier versions did, for their runs
     hold_out: float = 0.           # share of the pictures that is not trained on, for checks; 0 leaves them to a test
@@ -69,12 +71,12 @@ class TrainConfig(Recipe):
         check_counts(self, 1, 'width', 'blocks', 'depth', 'patch', 'head_channels', 'images', 'augment_version',
                      'halve_images')
         if self.augment_version > 2: raise InputError(f"augment_version must be 1 or 2, not {self.augment_version}")
-        if self.teacher is not None and self.init is not None:
+        if self.teacher is not None and self.init is not None and self.targets != 'distribution':
             raise InputError("a distillation begins with the weights of its teacher, not with init as well")
-        if self.targets not in ('teacher', 'data'):
-            raise InputError(f"targets must be teacher or data, not {self.targets}")
+        if self.targets not in ('teacher', 'data', 'distribution'):
+            raise InputError(f"targets must be teacher, data or distribution, not {self.targets}")
         check_numbers(self, lambda v: 0 <= v < 1, 'from 0 up and below 1', 'dropout', 'hold_out')
-        check_numbers(self, lambda v: v >= 0, 'at least 0', 'checkpoint_seconds')
+        check_numbers(self, lambda v: v >= 0, 'at least 0', 'checkpoint_seconds', 'teacher_cfg_scale')
         for name in ('threads', 'check_every'):
             if getattr(self, name) is not None: check_counts(self, 1, name)
         for name in ('compile', 'checkpoint_activations', 'shard'):
@@ -247,6 +249,8 @@ def distillation(
     anew = {name: getattr(usual, name) for name in BUDGET} | dict(images=120_000, precision=None, init=None)
     levels = dict(P_mean=0., P_std=1.8)  # higher and wider than for a denoiser: up to where walks begin
     rate = dict(lr=1e-3, beta2=.99, warmup_images=2_000, decay_images=10_000)
+    if changes.get('targets') == 'distribution':
+        levels, rate['lr'] = dict(P_mean=0., P_std=1.6), 5e-5  # the critic learns faster, which see
     return replace(config, **{**anew, **levels, **rate, 'teacher': teacher, **changes})
 
 # %% ../nbs/workshop/config.ipynb #cb9d0ecd
@@ -285,7 +289,7 @@ OLD_DEFAULTS: dict[str, Any] = dict(
     patch=1, attention_resolutions=[4], head_channels=16, dropout=0., images=40_000, minutes=None, run=None, root=None,
     device=None, checkpoint_seconds=20., threads=None, compile=False, checkpoint_activations=False,
     shard=False, net='unet', depth=6, augment_version=1, teacher=None, targets='teacher', halve_images=30_000,
-    init=None, hold_out=0., check_every=None)
+    teacher_cfg_scale=1., init=None, hold_out=0., check_every=None)
 _CHANGED = ('augment_version',)  # fields whose default is not what a run without them did
 
 # %% ../nbs/workshop/config.ipynb #829ab14b

@@ -42,6 +42,8 @@ def _plain_copy(
     if getattr(plain, 'data', None) is None:
         raise InputError("a model needs .data to be exported, such as `model.data = About.of(images)`; `make_denoiser` "
                          "and `train` give it")
+    if getattr(plain, 'given_shape', ()):
+        raise InputError("a model with conditions beside the class cannot be exported")
     copy = deepcopy(plain)
     net: Any = getattr(copy, 'net', None)
     if isinstance(copy, Denoiser): copy.net = unwrap(net)

@@ -21,11 +21,12 @@ from .runs import saved_config
 _NETWORK = ('net', 'width', 'patch', 'head_channels', *dict.fromkeys(n for names in NETWORKS.values() for n in names))
 
 def load_init(
-    init: Path | str,  # a run, a file or a shipped name
-) -> Any:              # the denoiser, on the CPU
+    init: Path | str,     # a run, a file or a shipped name
+    jumps: bool = False,  # whether it may be one that was distilled
+) -> Any:                 # the denoiser, on the CPU
     "A model to begin with. Raises what `load_model` does, and InputError for one that was distilled."
     model = load_model(init, 'cpu')
-    if model.config.teacher is None: return model
+    if jumps or model.config.teacher is None: return model
     raise InputError(f"'{init}' draws in few steps, by what it learnt from {model.config.teacher}: begin with a "
                      "denoiser, such as that teacher")
 

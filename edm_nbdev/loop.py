@@ -27,6 +27,7 @@ from .data import Images, NoSplitError, load_data
 from .devices import Delayed, native_bf16, pick_device, processes
 from .distill import Distillation
 from .finetuning import Begun, begin_with, load_init
+from .match import CRITIC_PACE, Matching, guided
 from edm_nbdev.models import (
     fill_weights,
     load_model,
@@ -182,15 +183,30 @@ class Training:
         if getattr(teacher.config, 'teacher', None):
             raise InputError(f"'{name}' draws in few steps itself, by what it learnt from {teacher.config.teacher}: a "
                              "teacher must be a denoiser")
-        for what in ('classes', 'shape'):
+        for what in ('classes', 'shape', 'given_shape'):
             its, now = list(getattr(teacher.data, what)), list(getattr(self.about, what))
             if its != now: raise InputError(f"'{name}' draws pictures of {what} {its}, and the data have {now}")
+        if self.config.teacher_cfg_scale != 1 and not (self.about.classes and self.config.label_drop):
+            raise InputError(f"'{name}' knows no pictures without a label: its teacher_cfg_scale must be 1")
+        if self.config.shard and self.config.targets == 'distribution':
+            raise InputError("targets distribution trains two networks, which shard cannot divide: leave shard out")
         self.about = replace(self.about, sigma_data=float(teacher.sigma_data))
         return teacher
 
-    def _distillation(self, teacher: Any) -> Distillation:
+    def _distillation(self, teacher: Any) -> Objective:
         "What a distillation learns from a batch."
-        return Distillation(self.config.halve_images, teacher if self.config.targets == 'teacher' else None)
+        targets, tutor = self.config.targets, guided(teacher, self.config.teacher_cfg_scale)
+        if targets == 'distribution': return Matching(tutor)
+        return Distillation(self.config.halve_images, tutor if targets == 'teacher' else None)
+
+    def _learners(self) -> list[dict[str, Any]]:
+        "The weights that Adam moves. To match distributions, the denoiser gets a critic, of which no average is kept."
+        learners: list[dict[str, Any]] = [{'params': [*self.denoiser.parameters()]}]
+        if self.teacher is None or self.config.targets != 'distribution': return learners
+        critic = deepcopy(self.teacher).requires_grad_(True).train()
+        prepare(critic, self.config)
+        self.denoiser.critic = critic
+        return [*learners, {'params': [*critic.parameters()], 'pace': CRITIC_PACE}]
 
     def _begin_as_teacher(self) -> None:
         "Give the network the weights of the teacher. Raises InputError if it has another network."
@@ -205,8 +221,8 @@ class Training:
         name = self.config.init
         if name is None or self.run is not None and state_files(self.run): return None
         if denoiser is not None: raise InputError("denoiser and init both say what to begin with: leave one of them")
-        model = load_init(name)
-        self.about = replace(self.about, sigma_data=float(model.sigma_data))
+        model = load_init(name, jumps=self.teacher is not None)
+        if self.teacher is None: self.about = replace(self.about, sigma_data=float(model.sigma_data))
         return model
 
     def _build(self, denoiser: Any) -> None:
@@ -235,7 +251,7 @@ class Training:
         if config.shard:
             shard([*self.networks.values(), *([] if self.teacher is None else [self.teacher])], self.workers)
             for average in self.averages.values(): forbid_calls(average)
-        self.optimizer = torch.optim.Adam(self.denoiser.parameters(), lr=config.lr, betas=(.9, config.beta2),
+        self.optimizer = torch.optim.Adam(self._learners(), lr=config.lr, betas=(.9, config.beta2),
                                           fused=device.type in ('cpu', 'cuda'))
 
     def _describe(self, about: About) -> None:
@@ -495,7 +511,7 @@ class Training:
         another shape or other pictures than the data now."""
         try: about = About.from_plain(saved)
         except (KeyError, TypeError): return self.about  # a very old run does not say
-        for what in ('classes', 'shape'):
+        for what in ('classes', 'shape', 'given_shape'):
             then, now = list(getattr(about, what)), list(getattr(self.about, what))
             if then != now:
                 raise RunError(f"'{self.run}' was trained on pictures of {what} {then}, and the data now have "

@@ -36,12 +36,12 @@ def _network_class(net: str) -> Any:
 
 def _network(config: TrainConfig, about: About) -> Denoiser:
     "The denoiser that a config describes, with weights as they come. Raises InputError if it does not fit the images."
-    n_classes = len(about.classes) if config.conditional else 0
+    n_classes, given_shape = (len(about.classes), about.given_shape) if config.conditional else (0, ())
     n_augment = N_AUGMENT if config.augment else 0
     common = {name: getattr(config, name) for name in ('width', 'head_channels', 'dropout', 'patch')}
     own = {name: getattr(config, name) for name in NETWORKS[config.net]}
     net = _network_class(config.net)(check_size('size', about.shape[1:]), channels=about.shape[0], n_classes=n_classes,
-                                     n_augment=n_augment, **common, **own)
+                                     n_augment=n_augment, given_shape=given_shape, **common, **own)
     return Denoiser(net, about.sigma_data, config, about)
 
 class _KeepsUninitialised(TorchFunctionMode):

@@ -122,7 +122,7 @@ def draw_grid(
     "A grid of pictures from the same noise every time."
     from torchvision.utils import make_grid
     noise = torch.from_numpy(keyed_rng('grid').standard_normal((n, *denoiser.data.shape), dtype='float32'))
-    n_classes = getattr(denoiser, 'n_classes', 0)
+    n_classes = 0 if getattr(denoiser, 'given_shape', ()) else getattr(denoiser, 'n_classes', 0)  # both, or neither
     label = torch.arange(n) * n_classes // n if n_classes > n else torch.arange(n) % n_classes if n_classes else None
     drawn = generate(denoiser, n, label, steps=steps, noise=noise)
     return make_grid(to_pixels(drawn.cpu()), nrow=4, padding=1, pad_value=255).permute(1, 2, 0).numpy()
