@@ -53,7 +53,8 @@ config = dict(
     add_module_names=False, toc_object_entries_show_parents='hide',
     html_theme='sphinx_book_theme', html_title='edm_nbdev', html_copy_source=False, html_scaled_image_link=False,
     html_show_sourcelink=False, html_static_path=[str(Path(__file__).parent/'static'), str(mathjax)],
-    html_css_files=['site.css'], html_last_updated_fmt=None, html_use_index=False, html_domain_indices=False,
+    html_css_files=['site.css'], html_favicon=str(Path(__file__).parent/'static'/'icon.svg'),
+    html_last_updated_fmt=None, html_use_index=False, html_domain_indices=False,
     html_context={'default_mode': 'auto'},
     html_theme_options={
         'navbar_persistent': [], 'use_download_button': False, 'use_fullscreen_button': False,
@@ -236,7 +237,8 @@ def write_pages(folder, size):
             first = next(i for i, cell in enumerate(notebook['cells']) if cell['cell_type'] == 'markdown')
             notebook['cells'].insert(first + 1, {'cell_type': 'markdown', 'id': 'live', 'metadata': {},
                                                  'source': invitation})
-            toc = {'In your browser': live, 'Lessons': [p.stem for p in lessons], 'Workshop': [f'workshop/{p.stem}' for p in workshop],
+            toc = {'In your browser': live, 'Lessons': [p.stem for p in lessons],
+                   'Workshop': [f'workshop/{p.stem}' for p in workshop],
                    'Reference': [m.replace('edm_nbdev.', 'api/') for m in modules]}
             trees = '\n\n'.join('\n'.join(['```{toctree}', ':hidden:', f':caption: {caption}', *pages, '```'])
                                 for caption, pages in toc.items())

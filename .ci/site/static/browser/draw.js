@@ -1,14 +1,13 @@
 // The page that draws: it reads the settings, sends them to the worker, and shows what the worker tells.
 import brush from './brush.js'
 import {MODELS} from './models/models.js'
-import {$, choices, number, onInput, say} from './page.js'
+import {$, SAMPLERS, choices, number, onInput, say, wholeNumber} from './page.js'
 
-const SAMPLERS = {euler: 'Euler', heun: 'Heun', dpmpp_2m: 'DPM++(2M)', stochastic_heun: 'stochastic Heun'}
 const JUMPS = {consistency: 'jumps, with fresh noise in between'}
 const LEVELS = [0, .05, .1, .2, .3, .5, 1, 2, 3, 5, 10, 20, Infinity]         // where guidance may begin and end
 const TRAINED = 'fashion_mnist', SIDE = 32, {classes, sigma_data} = MODELS[TRAINED]
 const worker = new Worker(new URL('worker.js', import.meta.url), {type: 'module'})
-let newest = 0, listener = null, film = [], picture = null, hidden = null, begun = false
+let newest = 0, listener = null, film = [], picture = null, begun = false
 
 // Every picture is an array of numbers from -1 to 1.
 const toPixels = y => Array.from(y, value => Math.min(255, Math.max(0, Math.round((value + 1) * 127.5))))
@@ -26,7 +25,7 @@ function send(task, told) {                                                   //
 }
 
 worker.onmessage = ({data}) => {
-  if (data.bytes) return $(begun ? 'status' : 'status').textContent = `Loading: ${(data.bytes / 1e6).toFixed(1)} MB`
+  if (data.bytes) return $('status').textContent = `Loading: ${(data.bytes / 1e6).toFixed(1)} MB.`
   if (data.id == newest) listener(data)
 }
 
@@ -45,7 +44,7 @@ function setting() {
   return {model: $('model').value, label: +$('label').value, method: $('method').value, steps,
           alpha: distilled || $('label').value == classes.length ? 1 : +$('alpha').value,
           interval: [LEVELS[$('low').value], LEVELS[$('high').value]],
-          churn: +$('churn').value, seed: +$('seed').value}
+          churn: +$('churn').value, seed: wholeNumber($('seed'))}
 }
 
 function inPython({model, label, alpha, interval: [low, high], method, steps, churn, seed}) {
@@ -62,7 +61,7 @@ function fitControls() {                                                      //
   const distilled = MODELS[$('model').value].distilled, names = distilled ? JUMPS : SAMPLERS
   if (!($('method').value in names)) {
     choices($('method'), names)
-    if (!distilled) $('method').value = 'heun'
+    if (!distilled) $('method').value = 'dpmpp_2m'
     $('steps').max = distilled ? 4 : 40
     $('steps').value = distilled ? 2 : 18
   }
@@ -87,6 +86,8 @@ function showFrame() {
 function drawn(y) {                                                           // the walk has ended: paint on its picture
   picture = y.map(value => Math.min(1, Math.max(-1, value)))
   canvasModel.set('picture', $('guess').toDataURL())
+  $('filled').getContext('2d').clearRect(0, 0, SIDE, SIDE)
+  $('filled').setAttribute('aria-label', 'nothing yet')
   $('fill-status').textContent = 'Paint over what is to be filled in.'
 }
 
@@ -94,6 +95,7 @@ function draw() {
   const task = setting()
   begun = true
   film = []
+  picture = null
   $('status').textContent = 'Drawing.'
   $('place').disabled = true
   send(task, data => {
@@ -120,12 +122,12 @@ const canvasModel = {
 
 function fill() {
   const mask = [...canvasModel.get('value')].map(Number), count = mask.filter(Boolean).length, status = $('fill-status')
-  if (!picture) return status.textContent = 'Draw a picture first.'
+  if (!picture) return status.textContent = 'There is no finished picture above yet.'
   if (!count) return status.textContent = 'The mask hides nothing: there is nothing to fill in.'
   if (count == mask.length) return status.textContent = 'The mask hides the whole picture: nothing is left to go by.'
   const steps = +$('fill-steps').value, times = +$('times').value
   status.textContent = 'Filling.'
-  send({...setting(), model: TRAINED, method: 'euler', steps, seed: +$('fill-seed').value,
+  send({...setting(), model: TRAINED, method: 'euler', steps, seed: wholeNumber($('fill-seed')),
         fill: {y: picture, hidden: mask, times}}, data => {
     const done = report(data, steps, $('fill-progress'), status)
     if (data.step) paint($('filled'), done == steps ? data.step.xNext : data.step.denoised,
@@ -138,13 +140,11 @@ const names = Object.fromEntries(Object.entries(MODELS).map(([name, {distilled}]
 choices($('model'), names)
 choices($('label'), {...classes, [classes.length]: 'no class'})
 $('label').value = 9
-choices($('method'), SAMPLERS)
-$('method').value = 'heun'
 brush.render({model: canvasModel, el: $('brush')})
 fitControls()
 onInput($('walk'), event => { fitControls(); if (begun || event?.type != 'input') draw() })
 onInput($('fill'), () => { fitControls(); fill() })
-$('another').onclick = () => { $('seed').value = +$('seed').value + 1; fitControls(); draw() }
+$('another').onclick = () => { $('seed').value = wholeNumber($('seed')) + 1; fitControls(); draw() }
 $('place').oninput = showFrame
 document.querySelector('.tool-wait').remove()
-send({model: TRAINED}, () => { $('status').textContent = 'Ready: press Draw.' })
+send({model: TRAINED}, ({error}) => { $('status').textContent = error ? `This did not work: ${error}` : 'Ready: press Draw.' })

@@ -1,4 +1,5 @@
 // A trained network in ONNX format, run by ONNX Runtime (https://onnxruntime.ai, MIT licence) in WebAssembly.
+import {MODELS} from './models/models.js'
 import * as ort from './ort/ort.wasm.min.mjs'
 
 const here = name => new URL(name, import.meta.url)
@@ -24,7 +25,7 @@ async function open(name, tell) {
   Object.assign(ort.env.wasm, {numThreads: 1, wasmBinary: wasm})
   const session = await ort.InferenceSession.create(file)
   const [channels, ...sides] = session.inputMetadata[0].shape.slice(1)
-  const pixels = channels * sides[0] * sides[1], noLabel = 10
+  const pixels = channels * sides[0] * sides[1], noLabel = MODELS[name].classes.length
   async function answers(x, sigma, labels) {                // D(x; sigma) with each of the labels
     const n = labels.length, same = new Float32Array(n * pixels)
     for (let i = 0; i < n; i++) same.set(x, i * pixels)

@@ -2,6 +2,10 @@
 
 export const $ = id => document.getElementById(id)
 
+export const SAMPLERS = {euler: 'Euler', heun: 'Heun', dpmpp_2m: 'DPM++(2M)', stochastic_heun: 'stochastic Heun'}
+
+export const wholeNumber = input => Math.min(input.max, Math.max(0, Math.floor(+input.value)))
+
 export const number = value => +Number(value).toPrecision(3) + ''
 
 export function onInput(form, changed) {       // calls `changed` after each input; Enter does not send the form away

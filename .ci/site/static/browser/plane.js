@@ -1,10 +1,9 @@
 // The page of walks in the plane: it reads the settings, walks, and draws walkers, ways and data.
 import {SHAPES, density, mixture, spoilt} from './mixture.js'
 import {keyedNoise} from './noise.js'
-import {$, choices, number, onInput, say} from './page.js'
+import {$, SAMPLERS, choices, number, onInput, say, wholeNumber} from './page.js'
 import {METHODS, karrasSigmas} from './samplers.js'
 
-const SAMPLERS = {euler: 'Euler', heun: 'Heun', dpmpp_2m: 'DPM++(2M)', stochastic_heun: 'stochastic Heun'}
 const BEHIND = {density: 'density of noisy points', slope: 'direction of D(x; σ) − x', nothing: 'nothing'}
 const VIEW = 2.2                                                 // the picture reaches from -VIEW to VIEW
 let frames = [], newest = 0
@@ -12,7 +11,7 @@ let frames = [], newest = 0
 function setting() {
   const value = id => +$(id).value, steps = value('steps')
   return {points: SHAPES[$('shape').value], width: value('width'), left: value('left'), count: value('count'),
-          method: $('method').value, steps, rho: value('rho'), churn: value('churn') * steps, seed: value('seed')}
+          method: $('method').value, steps, rho: value('rho'), churn: value('churn') * steps, seed: wholeNumber($('seed'))}
 }
 
 const rms = values => Math.sqrt(values.reduce((sum, value) => sum + value ** 2, 0) / values.length)
@@ -44,50 +43,61 @@ async function walk() {
   show()
 }
 
-function show() {
-  const k = +$('place').value, {sigma, x} = frames[k], {points, width, left} = setting()
-  const canvas = $('plane'), side = canvas.clientWidth * devicePixelRatio, pen = canvas.getContext('2d')
-  const colour = name => getComputedStyle(document.documentElement).getPropertyValue(name)
-  canvas.width = canvas.height = side
-  const scaleAt = level => $('keep').checked ? 1 / Math.hypot(1, level) : 1
-  const to = (a, b, level) => [(1 + a * scaleAt(level) / VIEW) * side / 2, (1 - b * scaleAt(level) / VIEW) * side / 2]
-  const dot = (a, b, level, radius) => { pen.beginPath(); pen.arc(...to(a, b, level), radius, 0, 7); pen.fill() }
+// The picture: a pen that knows where a place (a, b) of the plane lies on the canvas, at each noise level
+
+function penOn(canvas) {
+  const side = canvas.width = canvas.height = Math.round(canvas.clientWidth * devicePixelRatio)
+  const pen = canvas.getContext('2d')
+  const shrink = sigma => $('keep').checked ? 1 / Math.hypot(1, sigma) : 1
+  const at = (a, b, sigma) => [a, -b].map(v => (1 + v * shrink(sigma) / VIEW) * side / 2)
+  const from = (u, v, sigma) => [2 * u / side - 1, 1 - 2 * v / side].map(v => v * VIEW / shrink(sigma))
+  const dot = ([u, v], radius) => { pen.beginPath(); pen.arc(u, v, radius, 0, 7); pen.fill() }
   const line = places => { pen.beginPath(); places.forEach(place => pen.lineTo(...place)); pen.stroke() }
-
-  const grid = 44, cell = side / grid, scale = scaleAt(sigma)
-  const middles = Array.from({length: grid * grid}, (_, i) => [i % grid, Math.floor(i / grid)]).map(([i, j]) => [
-    i, j, (2 * (i + .5) / grid - 1) * VIEW / scale, (1 - 2 * (j + .5) / grid) * VIEW / scale])
-  if ($('shown').value == 'density') {
-    const p = density(points, width, Math.max(sigma, .02)), heights = middles.map(([, , a, b]) => p(a, b))
-    const highest = Math.max(...heights)
-    pen.fillStyle = colour('--tool-density')
-    middles.forEach(([i, j], n) => { pen.globalAlpha = .7 * heights[n] / highest
-                                     pen.fillRect(i * cell, j * cell, cell + 1, cell + 1) })
-    pen.globalAlpha = 1
+  const ink = (name, opacity = 1) => {
+    pen.fillStyle = pen.strokeStyle = getComputedStyle(canvas).getPropertyValue(name)
+    pen.globalAlpha = opacity
   }
-  if ($('shown').value == 'slope') {
-    pen.strokeStyle = colour('--tool-density')
-    const D = spoilt(mixture(points, width), left)
-    for (const [i, j, a, b] of middles.filter(([i, j]) => i % 3 == 1 && j % 3 == 1)) {
-      const [da, db] = D([a, b], Math.max(sigma, .02)).map((value, d) => value - [a, b][d]), length = Math.hypot(da, db)
-      const [u, v] = to(a, b, sigma)
-      line([[u, v], [u + 2 * cell * da / length, v - 2 * cell * db / length]])
-      pen.strokeRect(u - 1, v - 1, 2, 2)
-    }
-  }
-  pen.strokeStyle = colour('--tool-way')
-  pen.globalAlpha = .5
-  for (let w = 0; w < x.length; w += 2) line(frames.slice(0, k + 1).map(f => to(f.x[w], f.x[w + 1], f.sigma)))
-  pen.globalAlpha = 1
-  pen.fillStyle = colour('--tool-data')
-  for (const [a, b] of points) dot(a, b, sigma, side / (points.length > 20 ? 160 : 80))
-  pen.fillStyle = colour('--tool-walker')
-  for (let w = 0; w < x.length; w += 2) dot(x[w], x[w + 1], sigma, side / 160)
+  return {pen, side, at, from, dot, line, ink}
+}
 
-  const where = sigma ? `step ${k}, σ = ${number(sigma)}` : `the end, σ = 0`
+function showDensity({pen, side, from, ink}, {points, width}, sigma) {
+  const n = 60, small = Object.assign(document.createElement('canvas'), {width: n, height: n}), cell = side / n
+  const p = density(points, width, Math.max(sigma, .04)), spots = Array.from({length: n * n}, (_, i) => [i % n, i / n | 0])
+  const heights = spots.map(([i, j]) => p(...from((i + .5) * cell, (j + .5) * cell, sigma)))
+  const highest = Math.max(...heights), dab = small.getContext('2d')
+  ink('--tool-density')
+  dab.fillStyle = pen.fillStyle
+  spots.forEach(([i, j], k) => { dab.globalAlpha = .7 * heights[k] / highest; dab.fillRect(i, j, 1, 1) })
+  pen.drawImage(small, 0, 0, side, side)
+}
+
+function showDirections({side, at, from, dot, line, ink}, {points, width, left}, sigma) {
+  const n = 16, cell = side / n, D = spoilt(mixture(points, width), left)
+  ink('--tool-density')
+  for (let i = 0; i < n * n; i++) {
+    const start = [(i % n + .5) * cell, ((i / n | 0) + .5) * cell], x = from(...start, sigma)
+    const end = at(...D(x, Math.max(sigma, .04)), sigma), [du, dv] = end.map((v, d) => v - start[d])
+    const length = Math.hypot(du, dv), share = Math.min(1, .7 * cell / length)
+    dot(start, side / 250)
+    line([start, [start[0] + share * du, start[1] + share * dv]])
+  }
+}
+
+function show() {
+  const k = +$('place').value, {sigma, x} = frames[k], chosen = setting(), {points} = chosen
+  const paper = penOn($('plane')), {side, at, dot, line, ink} = paper
+  if ($('shown').value == 'density') showDensity(paper, chosen, sigma)
+  if ($('shown').value == 'slope') showDirections(paper, chosen, sigma)
+  ink('--tool-data')
+  for (const [a, b] of points) dot(at(a, b, sigma), side / (points.length > 20 ? 150 : 60))
+  ink('--tool-walker', .4)
+  for (let w = 0; w < x.length; w += 2) line(frames.slice(0, k + 1).map(f => at(f.x[w], f.x[w + 1], f.sigma)))
+  ink('--tool-walker')
+  for (let w = 0; w < x.length; w += 2) dot(at(x[w], x[w + 1], sigma), side / 160)
+  const where = sigma ? `step ${k}, σ = ${number(sigma)}` : 'the end, σ = 0'
   say($('place'), where)
-  canvas.setAttribute('aria-label', `${x.length / 2} walkers among the data (${$('shape').value}) at ${where}. They lie ` +
-                      `${number(rms(fromData(x, points)))} from the nearest point (root mean square).`)
+  $('plane').setAttribute('aria-label', `${x.length / 2} walkers among the data (${$('shape').value}) at ${where}. They ` +
+    `lie ${number(rms(fromData(x, points)))} from the nearest point (root mean square).`)
 }
 
 function changed() {

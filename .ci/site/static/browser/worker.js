@@ -1,5 +1,5 @@
-// Draws beside the page, so that the page stays alive. A message is a task, what the page shows in return is told step
-// by step. A new task ends the one before.
+// Draws beside the page, so that the page stays alive. Each message is a task: a model and, unless the model is only to
+// be loaded, a method and its settings. Each step is told to the page. A new task ends the one before.
 import {guide, projected} from './denoisers.js'
 import {keyedNoise} from './noise.js'
 import {load} from './network.js'
@@ -21,7 +21,7 @@ async function* walk(task, network, tell) {
     tell.calls++
     return network.answers(x, sigma, labels)
   }
-  let D = guide(answers, label, alpha, interval, network.noLabel)
+  const D = guide(answers, label, alpha, interval, network.noLabel)
   const lowest = method == 'consistency' && steps > 1 ? karrasSigmas(steps + 1)[steps - 1] : .002
   const sigmas = karrasSigmas(steps, lowest), x = randn(network.pixels).map(value => value * sigmas[0])
   if (fill) yield* repaint(projected(D, fill.y, fill.hidden), x, sigmas, {times: fill.times, randn})
@@ -36,7 +36,7 @@ onmessage = async ({data: task}) => {
     if (!task.method) return postMessage({...told, ready: true})
     const begin = performance.now()
     for await (const step of walk(task, network, told))
-      postMessage({...told, step: {...step, x: step.x, xNext: step.xNext}, seconds: (performance.now() - begin) / 1000})
+      postMessage({...told, step, seconds: (performance.now() - begin) / 1000})
   } catch (error) {
     if (error.name != 'AbortError') postMessage({...told, error: `${error.message ?? error}`})
   }
