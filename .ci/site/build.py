@@ -280,8 +280,8 @@ def plain_texts():
     return {'llms.txt': '\n\n'.join(parts) + '\n', 'api.txt': '\n'.join(names) + '\n'}
 
 def finished(html, api):
-    """The page with calls in its code linked to what they call, and without labels that hide from a screen reader what
-    the eye reads."""
+    """The page with calls in its code linked to what they call, without labels that hide from a screen reader what the
+    eye reads, and with the menu as a region of its own."""
     def to_call(m):
         if m[2] not in home: return m[0]
         page = home[m[2]].removeprefix('edm_nbdev.')
@@ -289,6 +289,7 @@ def finished(html, api):
     labels = r'(<summary[^>]*) aria-label="[^"]*"|(<button[^>]*search-button-field[^>]*) aria-label="[^"]*"'
     calls = (r'((?<!\.</span>)<span class="nf?">|(?<=>edm</span><span class="o">\.</span>)<span class="n">)(\w+)</span>'
              r'(?=<span class="p">\()')
+    html = html.replace('<div id="pst-primary-sidebar"', '<div id="pst-primary-sidebar" role="region" aria-label="Site"')
     return re.sub(calls, to_call, re.sub(labels, r'\1\2', html))
 
 def build(out):

@@ -40,7 +40,7 @@ def open_page(browser, address, size, scheme='light'):
     page.set_default_timeout(LONG)
     page.add_init_script(SPY)
     page.wrong = []
-    page.on('console', lambda m: page.wrong.append(m.text) if m.type in ('error', 'warning') else None)
+    page.on('console', lambda m: page.wrong.append(m.text) if m.type == 'error' else None)
     page.on('pageerror', lambda e: page.wrong.append(str(e)))
     base = address.rpartition('/')[0]
     page.on('request', lambda r: r.url.startswith((base, 'data:', 'blob:')) or page.wrong.append(f'asked {r.url}'))
