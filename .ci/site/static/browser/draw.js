@@ -1,7 +1,7 @@
 // The page that draws: it reads the settings, sends them to the worker, and shows what the worker tells.
 import brush from './brush.js'
 import {MODELS} from './models/models.js'
-import {$, SAMPLERS, choices, number, onInput, say, wholeNumber} from './page.js'
+import {$, SAMPLERS, choices, number, onSubmit, say, tell, wholeNumber} from './page.js'
 
 const JUMPS = {consistency: 'jumps, with fresh noise in between'}
 const LEVELS = [0, .05, .1, .2, .3, .5, 1, 2, 3, 5, 10, 20, Infinity]         // where guidance may begin and end
@@ -25,7 +25,7 @@ function send(task, told) {                                                   //
 }
 
 worker.onmessage = ({data}) => {
-  if (data.bytes) return $('status').textContent = `Loading: ${(data.bytes / 1e6).toFixed(1)} MB.`
+  if (data.bytes) return tell($('status'), `Loading: ${Math.floor(data.bytes / 1e6)} MB.`)
   if (data.id == newest) listener(data)
 }
 
@@ -52,7 +52,7 @@ function inPython({model, label, alpha, interval: [low, high], method, steps, ch
   return [`model = edm.load_model('${model}')`,
           `edm.generate(model, 1, ${label < classes.length ? `label='${classes[label]}', ` : ''}` +
           (guided ? `cfg_scale=${alpha}, ` : '') +
-          (guided && some ? `cfg_interval=(${low}, ${high == Infinity ? 'math.inf' : high}), ` : '') +
+          (guided && some ? `cfg_interval=(${low}, ${high == Infinity ? "float('inf')" : high}), ` : '') +
           `method='${method}', steps=${steps}, seed=${seed}` +
           (method == 'stochastic_heun' ? `, S_churn=${churn})` : ')')].join('\n')
 }
@@ -77,7 +77,8 @@ function fitControls() {                                                      //
 
 function showFrame() {
   const k = +$('place').value, {sigma, x, denoised} = film[k], last = k == film.length - 1 && sigma == 0
-  const where = last ? 'the end' : `step ${k + 1}, σ = ${number(sigma)}`, scale = sigma_data / Math.hypot(sigma, sigma_data)
+  const where = last ? 'the end' : `step ${k + 1}, σ = ${number(sigma)}`
+  const scale = sigma_data / Math.hypot(sigma, sigma_data)                    // of the data, at every level
   paint($('noisy'), x.map(value => value * scale), `The picture with its noise: ${where}`)
   paint($('guess'), denoised, last ? 'The finished picture' : `The clean picture that the denoiser expects: ${where}`)
   say($('place'), where)
@@ -96,8 +97,10 @@ function draw() {
   begun = true
   film = []
   picture = null
-  $('status').textContent = 'Drawing.'
   $('place').disabled = true
+  $('status').textContent = 'Drawing.'
+  $('fill-status').textContent = 'Waiting for the picture above.'
+  $('fill-progress').value = 0
   send(task, data => {
     const done = report(data, task.steps, $('progress'), $('status'))
     if (!data.step) return
@@ -122,7 +125,7 @@ const canvasModel = {
 
 function fill() {
   const mask = [...canvasModel.get('value')].map(Number), count = mask.filter(Boolean).length, status = $('fill-status')
-  if (!picture) return status.textContent = 'There is no finished picture above yet.'
+  if (!picture) return status.textContent = 'Draw a picture first, and wait for its end.'
   if (!count) return status.textContent = 'The mask hides nothing: there is nothing to fill in.'
   if (count == mask.length) return status.textContent = 'The mask hides the whole picture: nothing is left to go by.'
   const steps = +$('fill-steps').value, times = +$('times').value
@@ -142,9 +145,11 @@ choices($('label'), {...classes, [classes.length]: 'no class'})
 $('label').value = 9
 brush.render({model: canvasModel, el: $('brush')})
 fitControls()
-onInput($('walk'), event => { fitControls(); if (begun || event?.type != 'input') draw() })
-onInput($('fill'), () => { fitControls(); fill() })
+$('walk').oninput = () => { fitControls(); if (begun) draw() }
+$('fill').oninput = () => { fitControls(); fill() }
+onSubmit($('walk'), draw)
+onSubmit($('fill'), fill)
 $('another').onclick = () => { $('seed').value = wholeNumber($('seed')) + 1; fitControls(); draw() }
 $('place').oninput = showFrame
 document.querySelector('.tool-wait').remove()
-send({model: TRAINED}, ({error}) => { $('status').textContent = error ? `This did not work: ${error}` : 'Ready: press Draw.' })
+send({model: TRAINED}, ({error}) => tell($('status'), error ? `This did not work: ${error}` : 'Ready: press Draw.'))

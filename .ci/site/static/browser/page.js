@@ -8,14 +8,17 @@ export const wholeNumber = input => Math.min(input.max, Math.max(0, Math.floor(+
 
 export const number = value => +Number(value).toPrecision(3) + ''
 
-export function onInput(form, changed) {       // calls `changed` after each input; Enter does not send the form away
-  form.addEventListener('input', changed)
-  form.addEventListener('submit', event => { event.preventDefault(); changed() })
+export function onSubmit(form, act) {          // a button or Enter acts; the form is not sent away
+  form.onsubmit = event => { event.preventDefault(); act() }
 }
 
 export function say(input, text) {             // what a slider stands for, for the eye and for a screen reader
   document.querySelector(`output[for="${input.id}"]`).textContent = text
   input.setAttribute('aria-valuetext', text)
+}
+
+export function tell(status, text) {           // a screen reader hears what is new, once
+  if (status.textContent != text) status.textContent = text
 }
 
 export function choices(select, names) {       // {value: text}

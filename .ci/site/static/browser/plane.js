@@ -1,7 +1,7 @@
 // The page of walks in the plane: it reads the settings, walks, and draws walkers, ways and data.
 import {SHAPES, density, mixture, spoilt} from './mixture.js'
 import {keyedNoise} from './noise.js'
-import {$, SAMPLERS, choices, number, onInput, say, wholeNumber} from './page.js'
+import {$, SAMPLERS, choices, number, onSubmit, say, wholeNumber} from './page.js'
 import {METHODS, karrasSigmas} from './samplers.js'
 
 const BEHIND = {density: 'density of noisy points', slope: 'direction of D(x; σ) − x', nothing: 'nothing'}
@@ -90,7 +90,7 @@ function show() {
   if ($('shown').value == 'slope') showDirections(paper, chosen, sigma)
   ink('--tool-data')
   for (const [a, b] of points) dot(at(a, b, sigma), side / (points.length > 20 ? 150 : 60))
-  ink('--tool-walker', .4)
+  ink('--tool-walker', .3)
   for (let w = 0; w < x.length; w += 2) line(frames.slice(0, k + 1).map(f => at(f.x[w], f.x[w + 1], f.sigma)))
   ink('--tool-walker')
   for (let w = 0; w < x.length; w += 2) dot(at(x[w], x[w + 1], sigma), side / 160)
@@ -111,7 +111,8 @@ choices($('method'), SAMPLERS)
 choices($('shown'), BEHIND)
 $('shape').value = 'ring of eight'
 $('method').value = 'heun'
-onInput($('walk'), changed)
+$('walk').oninput = changed
+onSubmit($('walk'), changed)
 $('place').oninput = show
 new ResizeObserver(() => frames.length && show()).observe($('plane'))
 new MutationObserver(() => frames.length && show()).observe(document.documentElement, {attributeFilter: ['data-theme']})
