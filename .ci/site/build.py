@@ -289,7 +289,8 @@ def finished(html, api):
     labels = r'(<summary[^>]*) aria-label="[^"]*"|(<button[^>]*search-button-field[^>]*) aria-label="[^"]*"'
     calls = (r'((?<!\.</span>)<span class="nf?">|(?<=>edm</span><span class="o">\.</span>)<span class="n">)(\w+)</span>'
              r'(?=<span class="p">\()')
-    html = html.replace('<div id="pst-primary-sidebar"', '<div id="pst-primary-sidebar" role="region" aria-label="Site"')
+    menu = '<div id="pst-primary-sidebar"'
+    html = html.replace(menu, f'{menu} role="region" aria-label="Site"')
     return re.sub(calls, to_call, re.sub(labels, r'\1\2', html))
 
 def build(out):

@@ -85,7 +85,7 @@ def same_pictures(page):
     level = {.3: 4, 2: 7, float('inf'): 12}                                 # places of the sliders
     settings = [dict(), dict(method='heun', seed=1), dict(method='euler', label=3, seed=2, steps=12),
                 dict(method='dpmpp_2m', label=8, alpha=3, steps=10), dict(low=level[.3], high=level[2], seed=7),
-                dict(alpha=0), dict(alpha=2, high=level[float('inf')]), dict(label=10, seed=123456, low=0, high=level[float('inf')]),
+                dict(alpha=0), dict(alpha=2, high=level[float('inf')]), dict(label=10, seed=123456, low=0),
                 dict(method='stochastic_heun', label=5, alpha=1.5, churn=20, seed=4),
                 dict(model='fashion_mnist_distilled', label=1, seed=5), dict(steps=1), dict(steps=4)]
     for setting in settings:

@@ -1,5 +1,5 @@
-// Denoisers made of denoisers (lessons 08 and 15). The network is a function answers(x, sigma, labels): what it makes of
-// x with each of the labels, in one batch.
+// Denoisers made of denoisers (lessons 08 and 15). The network is a function answers(x, sigma, labels): what it makes
+// of x with each of the labels, in one batch.
 
 export function guide(answers, label, alpha, [low, high], noLabel) {         // classifier-free guidance, in an interval
   return async (x, sigma) => {

@@ -57,7 +57,7 @@ function inPython({model, label, alpha, interval: [low, high], method, steps, ch
           (method == 'stochastic_heun' ? `, S_churn=${churn})` : ')')].join('\n')
 }
 
-function fitControls() {                                                      // what a model or a sampler has no use for
+function fitControls() {                                                     // what a model or a sampler has no use for
   const distilled = MODELS[$('model').value].distilled, names = distilled ? JUMPS : SAMPLERS
   if (!($('method').value in names)) {
     choices($('method'), names)
@@ -84,7 +84,7 @@ function showFrame() {
   say($('place'), where)
 }
 
-function drawn(y) {                                                           // the walk has ended: paint on its picture
+function drawn(y) {                                                          // the walk has ended: paint on its picture
   picture = y.map(value => Math.min(1, Math.max(-1, value)))
   canvasModel.set('picture', $('guess').toDataURL())
   $('filled').getContext('2d').clearRect(0, 0, SIDE, SIDE)

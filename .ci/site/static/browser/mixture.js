@@ -29,15 +29,16 @@ export function density(points, width, sigma) {                              // 
   }
 }
 
-export function spoilt(D, left) {                                            // lesson 03: it leaves a share of the noise
+export function spoilt(D, left) {                                           // lesson 03: it leaves a share of the noise
   return (x, sigma) => D(x, sigma).map((value, k) => (1 - left) * value + left * x[k])
 }
 
-const turn = (n, at) => Array.from({length: n}, (_, i) => at(i / n)), around = 2 * Math.PI
+const spread = (n, at) => Array.from({length: n}, (_, i) => at(i / n))
+const on = (radius, turns) => [radius * Math.cos(2 * Math.PI * turns), radius * Math.sin(2 * Math.PI * turns)]
 
 export const SHAPES = {
   'two points': [[-1, 0], [1, 0]],
   'three points': [[0, 1], [-.9, -.6], [.9, -.6]],
-  'ring of eight': turn(8, t => [1.2 * Math.cos(around * t), 1.2 * Math.sin(around * t)]),
-  'spiral': turn(120, t => .25 + .75 * t).map(t => [1.5 * t * Math.cos(2 * around * t), 1.5 * t * Math.sin(2 * around * t)]),
+  'ring of eight': spread(8, t => on(1.2, t)),
+  'spiral': spread(120, t => on(1.5 * (.25 + .75 * t), 2 * (.25 + .75 * t))),
 }

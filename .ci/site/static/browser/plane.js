@@ -10,8 +10,8 @@ let frames = [], newest = 0
 
 function setting() {
   const value = id => +$(id).value, steps = value('steps')
-  return {points: SHAPES[$('shape').value], width: value('width'), left: value('left'), count: value('count'),
-          method: $('method').value, steps, rho: value('rho'), churn: value('churn') * steps, seed: wholeNumber($('seed'))}
+  return {points: SHAPES[$('shape').value], width: value('width'), left: value('left'), count: value('count'), steps,
+          method: $('method').value, rho: value('rho'), churn: value('churn') * steps, seed: wholeNumber($('seed'))}
 }
 
 const rms = values => Math.sqrt(values.reduce((sum, value) => sum + value ** 2, 0) / values.length)
@@ -38,8 +38,8 @@ async function walk() {
   frames = found
   $('place').max = steps
   if (atEnd || +$('place').value > steps) $('place').value = steps
-  $('status').textContent = `${calls} calls of the denoiser. The ends lie ${off.toFixed(3)} from the nearest point of ` +
-                            'the data (root mean square).'
+  $('status').textContent = `${calls} calls of the denoiser. The ends lie ${off.toFixed(3)} from the nearest point ` +
+                            'of the data (root mean square).'
   show()
 }
 
@@ -62,7 +62,8 @@ function penOn(canvas) {
 
 function showDensity({pen, side, from, ink}, {points, width}, sigma) {
   const n = 60, small = Object.assign(document.createElement('canvas'), {width: n, height: n}), cell = side / n
-  const p = density(points, width, Math.max(sigma, .04)), spots = Array.from({length: n * n}, (_, i) => [i % n, i / n | 0])
+  const p = density(points, width, Math.max(sigma, .04))
+  const spots = Array.from({length: n * n}, (_, i) => [i % n, i / n | 0])
   const heights = spots.map(([i, j]) => p(...from((i + .5) * cell, (j + .5) * cell, sigma)))
   const highest = Math.max(...heights), dab = small.getContext('2d')
   ink('--tool-density')
@@ -96,8 +97,8 @@ function show() {
   for (let w = 0; w < x.length; w += 2) dot(at(x[w], x[w + 1], sigma), side / 160)
   const where = sigma ? `step ${k}, σ = ${number(sigma)}` : 'the end, σ = 0'
   say($('place'), where)
-  $('plane').setAttribute('aria-label', `${x.length / 2} walkers among the data (${$('shape').value}) at ${where}. They ` +
-    `lie ${number(rms(fromData(x, points)))} from the nearest point (root mean square).`)
+  $('plane').setAttribute('aria-label', `${x.length / 2} walkers among the data (${$('shape').value}) at ${where}. ` +
+    `They lie ${number(rms(fromData(x, points)))} from the nearest point (root mean square).`)
 }
 
 function changed() {

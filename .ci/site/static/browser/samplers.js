@@ -1,6 +1,6 @@
-// The samplers of lesson 03. A denoiser is a function D(x, sigma) that returns the clean picture it expects behind x; it
-// may take its time. A picture is an array of numbers. Each sampler yields one step at a time: the picture x at level
-// sigma, what the denoiser makes of it, and xNext at the next level.
+// The samplers of lesson 03. A denoiser is a function D(x, sigma) that returns the clean picture it expects behind x. It
+// may take its time, so it is awaited. A picture is an array of numbers. Each sampler yields one step at a time: the
+// picture x at level sigma, what the denoiser makes of it, and the picture xNext at the next level.
 
 export function karrasSigmas(n, sigmaMin = .002, sigmaMax = 80, rho = 7) {   // the levels of a walk (eq. 5), then 0
   const first = sigmaMax ** (1 / rho), last = sigmaMin ** (1 / rho)
