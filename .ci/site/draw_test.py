@@ -86,7 +86,8 @@ def same_pictures(page):
     settings = [dict(), dict(method='heun', seed=1), dict(method='euler', label=3, seed=2, steps=12),
                 dict(method='dpmpp_2m', label=8, alpha=3, steps=10), dict(low=level[.3], high=level[2], seed=7),
                 dict(alpha=0), dict(alpha=2, high=level[float('inf')]), dict(label=10, seed=123456, low=0),
-                dict(method='stochastic_heun', label=5, alpha=1.5, churn=20, seed=4),
+                dict(method='stochastic_heun', label=5, alpha=1.5, churn=3, seed=4),
+                dict(churn=20),                                                    # more than gamma can take
                 dict(model='fashion_mnist_distilled', label=1, seed=5), dict(steps=1), dict(steps=4)]
     for setting in settings:
         put(page, **setting)
@@ -173,6 +174,17 @@ def brush(page):
     page.get_by_role('button', name='clear').click()
     check('hides nothing' in status() and not painted(page).any(), 'clear takes the mask away')
 
+def noise(page):
+    "The stream of an address, number by number, through the tail of the bell."
+    script = """async () => {
+        const {keyedNoise} = await import(`${location.origin}/_static/browser/noise.js`)
+        const draw = await keyedNoise('picture', 3, 1)
+        return [...draw(10001), ...draw(9999)] }"""
+    rng = keyed_rng('picture', 3, 1)
+    want = np.concatenate([rng.standard_normal(n, dtype=np.float32) for n in (10001, 9999)])
+    off = np.abs(np.array(page.evaluate(script)) - want).max()
+    check(off < 1e-6 and np.abs(want).max() > 3.66, f'20,000 numbers of the noise are within {off:.0e} of NumPy')
+
 def plane(page):
     "The exact denoiser and each sampler in JavaScript arrive where those of lessons 02 and 03 do."
     script = """async ([method, left, seed]) => {
@@ -240,7 +252,7 @@ def main():
     chromium = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
     if not (find_spec('playwright') and chromium): return print('draw: skipped, it needs playwright and a Chromium')
     from playwright.sync_api import sync_playwright
-    pages = {'draw': [same_pictures, newest_wins, brush], 'plane': [plane]}
+    pages = {'draw': [same_pictures, newest_wins, brush], 'plane': [noise, plane]}
     if not (site/'draw.html').is_file():
         print('draw: draw.html was not built')
         del pages['draw']

@@ -7,9 +7,12 @@ import {repaint} from './repaint.js'
 import {METHODS, karrasSigmas} from './samplers.js'
 
 let newest = 0
-const channel = new MessageChannel()
 function nextTask() {                                       // lets the messages in that have come meanwhile
-  return new Promise(resume => { channel.port1.onmessage = resume; channel.port2.postMessage(0) })
+  const {port1, port2} = new MessageChannel()
+  return new Promise(resume => {
+    port1.onmessage = () => { port1.close(); resume() }
+    port2.postMessage(0)
+  })
 }
 
 async function* walk(task, network, tell) {
