@@ -310,7 +310,9 @@ def edm_distill(
     run: str | None = None,        # folder of the run; if not given, runs/NAME-distilled; an existing run goes on
     images: int | None = None,     # images to see in all; 120,000 if not given
     minutes: float | None = None,  # stop after this many minutes, if that comes first; the pictures come after
-    targets: str | None = None,    # what to follow: the path of the teacher, or that of the clean image (data)
+    targets: str | None = None,    # what to follow: the path of the teacher, that of the clean image (data), or the
+                                   # teacher's pictures as a whole (distribution)
+    teacher_cfg_scale: float | None = None,  # guidance of the teacher; if not given, none
     halve_images: int | None = None,  # images after which two levels of a pair are half as far apart; 30,000
     batch_size: int | None = None, # images in a step, if not the teacher's
     lr: float | None = None,       # learning rate; 0.001 if not given
@@ -319,7 +321,8 @@ def edm_distill(
 ) -> None:
     "Distil a model into one that draws in one or two calls of its network, or go on with that, then draw a grid."
     _run(partial(_distilled_config, model, data, run, root=root, images=images, minutes=minutes, targets=targets,
-                 halve_images=halve_images, batch_size=batch_size, lr=lr, seed=seed), **kwargs)
+                 teacher_cfg_scale=teacher_cfg_scale, halve_images=halve_images, batch_size=batch_size, lr=lr,
+                 seed=seed), **kwargs)
 
 # %% ../nbs/workshop/commands.ipynb #a77c78a5
 def _load(

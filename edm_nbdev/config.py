@@ -46,7 +46,9 @@ class TrainConfig(Recipe):
     dropout: float = 0.            # 40,000 images are each digit 27 times: too few to overfit
     teacher: str | None = None     # distil this model (a run, a file, a shipped name) into one that draws in few
                                    # steps, by lesson 16a; None learns to denoise
-    targets: str = 'teacher'       # of a distillation: along the "teacher"'s path, or that of the clean image ("data")
+    targets: str = 'teacher'       # of a distillation: along the "teacher"'s path, or that of the clean image ("data"),
+                                   # or the "distribution" of the teacher's pictures (lesson 16b)
+    teacher_cfg_scale: float = 1.  # of a distillation: guidance of the teacher
     halve_images: int = 30_000     # of a distillation: images after which two levels of a pair are half as far apart
     augment_version: int = 2       # 2 changes pictures as the paper does; 1 as earlier versions did, for their runs
     images: int = 40_000           # images to see in all: about half a minute on two cores
@@ -65,10 +67,10 @@ class TrainConfig(Recipe):
         check_counts(self, 1, 'width', 'blocks', 'depth', 'patch', 'head_channels', 'images', 'augment_version',
                      'halve_images')
         if self.augment_version > 2: raise InputError(f"augment_version must be 1 or 2, not {self.augment_version}")
-        if self.targets not in ('teacher', 'data'):
-            raise InputError(f"targets must be teacher or data, not {self.targets}")
+        if self.targets not in ('teacher', 'data', 'distribution'):
+            raise InputError(f"targets must be teacher, data or distribution, not {self.targets}")
         check_numbers(self, lambda v: 0 <= v < 1, 'from 0 up and below 1', 'dropout')
-        check_numbers(self, lambda v: v >= 0, 'at least 0', 'checkpoint_seconds')
+        check_numbers(self, lambda v: v >= 0, 'at least 0', 'checkpoint_seconds', 'teacher_cfg_scale')
         if self.threads is not None: check_counts(self, 1, 'threads')
         for name in ('compile', 'checkpoint_activations', 'shard'):
             value = getattr(self, name)
@@ -232,6 +234,7 @@ def distillation(
     usual = TrainConfig()
     anew = {name: getattr(usual, name) for name in BUDGET} | dict(images=120_000, precision=None)
     levels = dict(P_mean=0., P_std=1.8)  # higher and wider than for a denoiser: up to where walks begin
+    if changes.get('targets') == 'distribution': levels = dict(P_mean=-.4, P_std=1.2)  # where critic and teacher meet
     rate = dict(lr=1e-3, beta2=.99, warmup_images=2_000, decay_images=10_000)
     return replace(config, **{**anew, **levels, **rate, 'teacher': teacher, **changes})
 
@@ -270,7 +273,8 @@ OLD_DEFAULTS: dict[str, Any] = dict(
     precision='float32', accumulate=1, preset='digits', data='digits', size=None, width=32, mults=[1, 2], blocks=1,
     patch=1, attention_resolutions=[4], head_channels=16, dropout=0., images=40_000, minutes=None, run=None, root=None,
     device=None, checkpoint_seconds=20., threads=None, compile=False, checkpoint_activations=False,
-    shard=False, net='unet', depth=6, augment_version=1, teacher=None, targets='teacher', halve_images=30_000)
+    shard=False, net='unet', depth=6, augment_version=1, teacher=None, targets='teacher', halve_images=30_000,
+    teacher_cfg_scale=1.)
 _CHANGED = ('augment_version',)  # fields whose default is not what a run without them did
 
 # %% ../nbs/workshop/config.ipynb #829ab14b

@@ -25,6 +25,7 @@ from .core import About, DivergenceError, InputError, RunError, as_path, documen
 from .data import Images, load_data
 from .devices import Delayed, native_bf16, pick_device, processes
 from .distill import Distillation
+from .match import Matching, guided
 from edm_nbdev.models import (
     fill_weights,
     load_model,
@@ -163,12 +164,24 @@ class Training:
         for what in ('classes', 'shape'):
             its, now = list(getattr(teacher.data, what)), list(getattr(self.about, what))
             if its != now: raise InputError(f"'{name}' draws pictures of {what} {its}, and the data have {now}")
+        if self.config.teacher_cfg_scale != 1 and not (self.about.classes and self.config.label_drop):
+            raise InputError(f"'{name}' knows no pictures without a label: its teacher_cfg_scale must be 1")
+        if self.config.shard and self.config.targets == 'distribution':
+            raise InputError("targets distribution trains two networks, which shard cannot divide: leave shard out")
         self.about = replace(self.about, sigma_data=float(teacher.sigma_data))
         return teacher
 
-    def _distillation(self, teacher: Any) -> Distillation:
+    def _distillation(self, teacher: Any) -> Objective:
         "What a distillation learns from a batch."
-        return Distillation(self.config.halve_images, teacher if self.config.targets == 'teacher' else None)
+        targets, tutor = self.config.targets, guided(teacher, self.config.teacher_cfg_scale)
+        if targets == 'distribution': return Matching(tutor)
+        return Distillation(self.config.halve_images, tutor if targets == 'teacher' else None)
+
+    def _add_critic(self) -> None:
+        "Give the denoiser the critic that learns with it, of which no average is kept."
+        critic = deepcopy(self.teacher).requires_grad_(True).train()
+        prepare(critic, self.config)
+        self.denoiser.critic = critic
 
     def _begin_as_teacher(self) -> None:
         "Give the network the weights of the teacher. Raises InputError if it has another network."
@@ -196,6 +209,7 @@ class Training:
         self.denoiser.train()
         lengths = (None, *config.ema_lengths)
         self.averages: Averages = {length: deepcopy(self.denoiser).eval().requires_grad_(False) for length in lengths}
+        if self.teacher is not None and self.config.targets == 'distribution': self._add_critic()
         self.networks = {'model': self.denoiser, 'ema': self.averages[None]}  # by their names in the state
         self.networks |= {average_key(length): self.averages[length] for length in config.ema_lengths}
         self._describe(self.about)

@@ -83,9 +83,11 @@ def average_into(
     denoiser: nn.Module,  # the one in training
     decay: float,         # how much of the average survives
 ) -> None:
-    "Move the averaged weights a little towards the present ones. Buffers, which are no weights, are copied."
-    torch._foreach_lerp_(list(ema.parameters()), list(denoiser.parameters()), 1 - decay)
-    for averaged, present in zip(ema.buffers(), denoiser.buffers(), strict=True): averaged.copy_(present)
+    """Move the averaged weights a little towards the present ones. Buffers, which are no weights, are copied. What the
+    denoiser has beyond the average, such as the critic of lesson 16b, comes last and is left out."""
+    averaged = list(ema.parameters())
+    torch._foreach_lerp_(averaged, list(denoiser.parameters())[:len(averaged)], 1 - decay)
+    for averaged_buffer, present in zip(ema.buffers(), denoiser.buffers()): averaged_buffer.copy_(present)
 
 # %% ../nbs/07_training.ipynb #a8d89f90
 def ema_decay(
