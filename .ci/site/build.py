@@ -41,7 +41,7 @@ workshop = [root/'nbs'/'workshop'/f'{room}.ipynb' for room in rooms]
 notebooks = lessons + workshop
 modules = {name: import_module(name) for name in sorted(modidx['syms'])}
 home = {name: module for module in modules for name in modules[module].__all__}   # where each name is described
-onnx_runtime = 'onnxruntime-web@1.22.0'  # 11 MB; that of 1.30.0 has 14 MB and is no faster
+onnx_runtime = 'onnxruntime-web@1.22.0'  # its program has 11 MB, that of 1.30.0 has 14 MB
 config = dict(
     project='edm_nbdev', author='the edm_nbdev team', copyright='2026 onwards, the edm_nbdev team', language='en',
     extensions=['myst_nb', 'sphinx.ext.mathjax'], nitpicky=True, nitpick_ignore_regex=[('py:class', '.*')],
@@ -199,8 +199,9 @@ def write_network_parts(folder):
             facts[name] = {'classes': model.data.classes, 'sigma_data': model.data.sigma_data,
                            'distilled': is_distilled(model)}
         if npm is None: raise InputError('npm, which fetches ONNX Runtime for browsers, is not installed')
-        done = subprocess.run([npm, 'pack', '--silent', onnx_runtime], cwd=folder/'ort', capture_output=True, text=True)
-        if done.returncode: raise InputError(f'npm cannot fetch {onnx_runtime}: {done.stderr.strip()[:200]}')
+        done = subprocess.run([npm, 'pack', '--loglevel=error', onnx_runtime], cwd=folder/'ort', capture_output=True,
+                              text=True)
+        if done.returncode: raise InputError(f'npm cannot fetch {onnx_runtime}: {done.stderr.strip()[:300]}')
     except InputError as e:
         print(f'without the page that draws: {e}')
         return 0
@@ -224,8 +225,9 @@ def write_pages(folder, size):
     for name in live:
         text = (Path(__file__).parent/'pages'/f'{name}.md').read_text(encoding='utf-8')
         (folder/f'{name}.md').write_text(text.replace('{{size}}', f'{size / 1e6:.0f}'), encoding='utf-8')
-    links = {'draw': '[a model draws clothes](draw.md)', 'plane': '[walks in the plane](plane.md)'}
-    invitation = f"Live on this site, in your browser: {' and '.join(links[name] for name in live)}."
+    links = {'draw': '[draw clothes](draw.md) with the models of the package',
+             'plane': '[walk from noise to data](plane.md) in the plane'}
+    invitation = f"Try it in your browser: {', or '.join(links[name] for name in live)}."
     defined_in = lessons_of_names()
     for path in [*notebooks, root/'nbs'/'index.ipynb']:
         notebook, cells, solution = json.loads(path.read_text(encoding='utf-8')), [], False
