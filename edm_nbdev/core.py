@@ -288,9 +288,9 @@ class About:
         saved: Mapping[str, Any],  # as `dataclasses.asdict` and a file give it
     ) -> 'About':
         "Read what a file says. Raises KeyError or TypeError if something is missing or of another kind."
-        scale = tuple((float(mean), float(deviation)) for mean, deviation in saved.get('given_scale', ()))
         return cls(saved['name'], list(saved['classes']), tuple(saved['shape']), float(saved['sigma_data']),
-                   tuple(saved.get('given_shape', ())), scale)
+                   tuple(saved.get('given_shape', ())),
+                   tuple((float(mean), float(deviation)) for mean, deviation in saved.get('given_scale', ())))
 
 def device_of(
     model: Any,      # a denoiser
