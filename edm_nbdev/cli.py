@@ -239,7 +239,7 @@ def _show_run(
     from edm_nbdev.plots import show_grid
     model: Any = load_model(run, device)
     fit = min(100, max(1, 100 * 32**2 // math.prod(model.data.shape[1:])))  # a hundred of 32x32, fewer of larger ones
-    if model.given_shape:
+    if getattr(model, 'given_shape', ()):
         return _save_picture(_beside_real(model, data, min(10, fit)), Path(run)/'samples.png', model=run, seed=0)
     label: list[int] | None = None
     classes: list[str] = []

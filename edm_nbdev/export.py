@@ -25,6 +25,7 @@ from torch.func import functional_call
 from .config import BUDGET
 from .core import InputError, as_path, atomic_write, check_writable, document, keyed_rng, stamp
 from .generation import is_distilled, usual_walk
+from .hub import push_model
 from .models import list_models, load_model, model_header, network_name, unwrap
 from .options import as_command
 from .precond import Denoiser
@@ -295,9 +296,16 @@ def edm_export(
     out: str | None = None,   # the file to write; NAME.onnx or NAME.pt2 in this folder if not given
     half: bool = False,       # keep the weights in float16: half the size
     overwrite: bool = False,  # replace a file that is there
+    # instead of a file: put the model into this repository of the Hugging Face Hub, as in user/name
+    push: str | None = None,
+    licence: str | None = None,  # with push: under which it may be used, as in apache-2.0
     debug: bool = False,      # show the traceback of an error
 ) -> None:
     "Write a model as a file that other programs run without this package, once it answers as the model does."
+    if push is not None:
+        if out or half: raise InputError("out and half are for files, and push writes none here: leave them out")
+        print(push_model(model, push, licence))
+        return
     if format not in _WRITERS: raise InputError(f"format must be {' or '.join(_WRITERS)}, not '{format}'")
     suffix, write = _WRITERS[format]
     path = _check_target(out or f'{as_path(model).stem}{suffix}', suffix)

@@ -114,8 +114,9 @@ class Checker:
         distances = nearest(self._rows(unseen, _KNOWN, _thumbnails), self.known)[0]
         self.usual = distances.median()
         self.limit = (distances.quantile(.1) / self.usual).item()
-        labels = unseen.labels if conditional else None
-        self.labels = None if labels is None else labels[torch.arange(DRAWN) % len(labels)]  # as often as they occur
+        order = torch.arange(DRAWN) % len(unseen)  # so classes and conditions come as often as they occur
+        self.labels = unseen.labels[order] if conditional and unseen.labels is not None else None
+        self.given = unseen.conditions(order) if conditional else None
         some = self._rows(train, 1000, self._features)
         self.mean, dimensions = some.mean(0), min(DIMENSIONS, len(unseen) // 2, len(some) - 1)
         self.axes = torch.linalg.svd(some - self.mean, full_matrices=False)[2][:dimensions]  # (k,d)
@@ -137,10 +138,13 @@ class Checker:
 
     def draw(self,
         denoiser: Any,  # averaged
-    ) -> Tensor:        # (64,C,H,W), of the unseen pictures' classes
+    ) -> Tensor:        # (64,C,H,W), of the unseen pictures' classes and conditions, as far as it knows them
         "The pictures of a check: the same noise each time. Raises DivergenceError if they are not finite."
         walk: dict[str, Any] = {} if is_distilled(denoiser) else dict(method='dpmpp_2m', steps=STEPS)
-        return generate(denoiser, DRAWN, self.labels, precision=usual_precision(denoiser), **walk).to(self.device)
+        label = self.labels if getattr(denoiser, 'n_classes', 0) else None
+        given = self.given if getattr(denoiser, 'given_shape', ()) else None
+        drawn = generate(denoiser, DRAWN, label, given=given, precision=usual_precision(denoiser), **walk)
+        return drawn.to(self.device)
 
     @torch.no_grad()
     def __call__(self,
@@ -157,9 +161,10 @@ class Checker:
             features = self._features(drawn)
             frechet = frechet_distance(self._components(features), self.real)
             copying = (nearest(_thumbnails(drawn), self.known)[0].median() / self.usual).item()
-            if self.judge is not None and self.labels is not None:
+            asked = self.labels if getattr(denoiser, 'n_classes', 0) else None
+            if self.judge is not None and asked is not None:
                 named = self.judge.head(features).argmax(1).cpu()
-                recognised = (named == self.labels).double().mean().item()
+                recognised = (named == asked).double().mean().item()
         return Quality(step, images, frechet, copying, self.limit, recognised, time.monotonic() - start)
 
 # %% ../nbs/workshop/quality.ipynb #c2ab3ad3
