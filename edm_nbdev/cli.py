@@ -96,10 +96,10 @@ def _chosen_config(
 
     from edm_nbdev.config import NETWORKS, PRESETS, resized, usual_size, with_network
     from edm_nbdev.core import InputError, as_path
-    from edm_nbdev.data import SIZES, SOURCES
+    from edm_nbdev.data import SIZES, SOURCES, locate
     from edm_nbdev.finetuning import with_init
-    known = data in SOURCES and data != 'folder'  # the others are folders
-    if data and not known: data = str(as_path(data).resolve() if as_path(data).is_dir() else as_path(data))
+    known = data in SOURCES and data != 'folder'  # the others are pictures of one's own
+    if data and not known: data = locate(data)
     preset = preset or (data if data in PRESETS else 'finetune' if init else 'folder' if data else 'digits')
     if preset not in PRESETS:
         hint = f"; for a folder of pictures write --data {preset}" if as_path(preset).is_dir() else ''
@@ -239,7 +239,7 @@ def _show_run(
     from edm_nbdev.plots import show_grid
     model: Any = load_model(run, device)
     fit = min(100, max(1, 100 * 32**2 // math.prod(model.data.shape[1:])))  # a hundred of 32x32, fewer of larger ones
-    if model.given_shape:
+    if getattr(model, 'given_shape', ()):
         return _save_picture(_beside_real(model, data, min(10, fit)), Path(run)/'samples.png', model=run, seed=0)
     label: list[int] | None = None
     classes: list[str] = []
@@ -299,7 +299,8 @@ def edm_train(
     # what to train: digits, fashion_mnist, fashion_mnist_cpu, fashion_mnist_transformer, fashion_mnist_edm2, cifar10,
     # cifar10_large, celeba, celeba64, imagenet64 (pictures from --data), folder, or finetune (with --init)
     preset: str | None = None,
-    # data set or folder of pictures, if not the preset's; alone, a folder takes the preset `folder`
+    # data set, or a folder, archive, table or dataset of pictures, if not the preset's; alone it takes the preset
+    # `folder`
     data: str | None = None,
     # pixels a side, or height x width as in 64x96, where the data can be had in several: 128 or 64 for celeba, any for
     # a folder
@@ -338,10 +339,11 @@ def _distilled_config(
     "How to distil a model. Raises InputError for a model that cannot teach, and values out of range."
     from edm_nbdev.config import distillation
     from edm_nbdev.core import InputError, as_path
+    from edm_nbdev.data import SOURCES, locate
     from edm_nbdev.models import load_model
     teacher, source = load_model(as_path(model), 'cpu'), _named_model(model)
     fields = {field: value for field, value in given.items() if value is not None}
-    if data: fields['data'] = str(as_path(data).resolve()) if as_path(data).is_dir() else data
+    if data: fields['data'] = data if data in SOURCES else locate(data)
     if 'init' in fields: fields['init'] = _named_model(fields['init'])
     place = Path(source)
     run = str(as_path(run)) if run else f"runs/{place.name.removesuffix('.safetensors')}-distilled"
@@ -353,7 +355,7 @@ def _distilled_config(
 @delegates(_run)
 def edm_distill(
     model: str,                    # the teacher: folder of a run, a model.safetensors file, or a shipped name
-    data: str | None = None,       # data set or folder of pictures, if not the one that the teacher was trained on
+    data: str | None = None,       # data set or pictures, if not those that the teacher was trained on
     root: str | None = None,       # where data sets and their caches lie; $EDM_DATA, or else a folder in your home
     run: str | None = None,        # folder of the run; if not given, runs/NAME-distilled; an existing run goes on
     images: int | None = None,     # images to see in all; 120,000 if not given
@@ -606,14 +608,16 @@ def edm_evaluate(
 # %% ../nbs/workshop/commands.ipynb #e09d0002
 @as_command
 def edm_data(
-    data: str,                  # folder of pictures, or a data set: digits, fashion_mnist, cifar10 or celeba
+    # a folder, .zip or .tar of pictures, a .csv table, .npy or .npz arrays, hf://user/name, or a data set: digits,
+    # fashion_mnist, cifar10 or celeba
+    data: str,
     # pixels a side, or height x width as in 64x96, where the data can be had in several; 32 for a folder if not given
     size: str | int | None = None,
     split: str | None = None,   # train or test alone; both if not given
     root: str | None = None,    # where data sets and their caches lie; $EDM_DATA, or else a folder in your home
     debug: bool = False,        # show the traceback of an error
 ) -> None:
-    "Read a data set or a folder of pictures into the cache, before a training needs it, and say what was found."
+    "Read a data set or pictures into the cache, before a training needs it, and say what was found."
     from edm_nbdev.caches import cache_folder
     from edm_nbdev.data import load_data
     pixels = parse_size(size)

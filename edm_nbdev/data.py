@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['Root', 'Source', 'SOURCES', 'SIZES', 'batch_indices', 'Images', 'rms_of_counts', 'root_mean_square', 'images_from',
-           'data_root', 'from_torchvision', 'NoSplitError', 'load_data']
+           'data_root', 'from_torchvision', 'NoSplitError', 'locate', 'load_data']
 
 # %% ../nbs/01_data.ipynb #ddf9f330
 import hashlib
@@ -242,6 +242,13 @@ def _load_cifar10(name: str, root: Root, split: str, size: int) -> Images:
 class NoSplitError(DataError):
     "A data set has no such split."
 
+def locate(
+    data: str | Path,  # a file, a folder, or the name of a data set
+) -> str:              # the absolute path of what exists; a name as it is
+    "Where data are, also for a process in another folder."
+    path = as_path(data)
+    return str(path.resolve()) if path.exists() else str(data)
+
 Source = Callable[[str, Root, str, Any], Images]  # (name, root, split, size) -> the images of a split
 
 SOURCES: dict[str, Source | str] = dict(          # who reads a data set: a function, or where it lives
@@ -249,7 +256,7 @@ SOURCES: dict[str, Source | str] = dict(          # who reads a data set: a func
     fashion_mnist=_load_fashion_mnist,
     cifar10=_load_cifar10,
     celeba='edm_nbdev.folders:load_celeba',
-    folder='edm_nbdev.folders:load_folder',       # any folder; its path is the name
+    folder='edm_nbdev.folders:load_folder',       # pictures of one's own; where they are is the name
 )
 SIZES: dict[str, tuple[int, ...]] = dict(         # pixels a side; the first is the default
     digits=(8,), fashion_mnist=(32,), cifar10=(32,), celeba=(128, 64))
@@ -263,7 +270,8 @@ def _source(key: str) -> Source:
 
 # %% ../nbs/01_data.ipynb #8180a1b9
 def load_data(
-    name_or_folder: str | Path,  # "digits", "fashion_mnist", "cifar10", "celeba", or a folder of pictures
+    name_or_folder: str | Path,  # "digits", "fashion_mnist", "cifar10" or "celeba"; or a folder, a .zip or .tar of
+                                 # pictures, a table .csv, arrays .npy or .npz, or a dataset "hf://user/name"
     root: Root = None,           # where downloads and caches lie; None for $EDM_DATA, or a cache in the user's home
     split: str = "train",        # "train" or "test"
     size: Size | None = None,    # pixels a side: one of `SIZES[name]`; of a folder any, or (height, width); None for
@@ -276,9 +284,9 @@ def load_data(
     if size is not None: size = check_size('size', size)
     name = str(name_or_folder)
     known = [key for key in SOURCES if key != 'folder']
-    if name not in known and not as_path(name).is_dir():
-        raise InputError(f"unknown data set '{name}': there are {', '.join(known)}, and folders of pictures, "
-                         f"but '{name}' is no folder")
+    if name not in known and not name.startswith('hf://') and not as_path(name).exists():
+        raise InputError(f"unknown data set '{name}': there are {', '.join(known)}, and folders of pictures, archives, "
+                         f"tables and arrays, but there is no '{name}'")
     sizes = SIZES.get(name, (32, size)) if name in known else (32, size)
     size = sizes[0] if size is None else size
     if size not in sizes:

@@ -228,16 +228,15 @@ def generate_walks(
     method, steps, sigma_min = usual_walk(model, method, steps, sigma_min)
     shape, sampler, interval = _image_shape(model), _sampler(method, sampler_args), check_interval(cfg_interval)
     labels, alpha, shown = _asked(model, n, label, cfg_scale, guide_model, given)
-    sigmas, device = karras_sigmas(steps, sigma_min, sigma_max, rho), device_of(model)
+    sigmas, begun = karras_sigmas(steps, sigma_min, sigma_max, rho), _unit_noise(noise, (n, *shape), device_of(model))
     size = usual_batch(model, n) if batch_size is None else check_whole('batch_size', batch_size)
-    begun = _unit_noise(noise, (n, *shape), device)
     def walk(start: int) -> Iterator[SamplerStep]:
         place = torch.arange(start, start + size).clamp(max=n - 1)  # the fill is what the last image is
         mine, scale, here = (_of_batch(values, place) for values in (labels, alpha, shown))
         guided = guide(model, mine, scale, interval, guide_model, here)
         if edit is not None: guided = edit(guided)
         randn_like = keyed_noise(seed, first + start, size)
-        drawn = randn_like(torch.empty(size, *shape, dtype=torch.float32, device=device))  # churn's comes after it
+        drawn = randn_like(torch.empty(size, *shape, dtype=torch.float32, device=device_of(model)))  # churn's is later
         x = (drawn if begun is None else begun[place]) * sigmas[0]
         fresh = {'randn_like': randn_like} if takes_noise(method) else {}
         return sampler(_inferring(guided, (model, guide_model), precision), x, sigmas, **sampler_args, **fresh)

@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['CRITIC_PACE', 'matching_loss', 'Matching', 'guided']
 
-# %% ../nbs/16b_match.ipynb #1d5c25ec
+# %% ../nbs/16b_match.ipynb #4948cbd4
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from .precond import coefficients
 from .streams import normal, split_keys, uniform
 from .training import Batch, Recipe, in_precision, takes_keys
 
-# %% ../nbs/16b_match.ipynb #e4e569f6
+# %% ../nbs/16b_match.ipynb #a26ba1c3
 def matching_loss(
     made: Tensor,        # pictures of the student (n,C,H,W)
     of_made: Tensor,     # the critic's answers to them with noise, as `made`
@@ -29,7 +29,7 @@ def matching_loss(
     goal = made - (of_made - of_data) / expand(scale, made)
     return .5 * (made - goal.detach()).flatten(1).square().mean(1)
 
-# %% ../nbs/16b_match.ipynb #e26d984f
+# %% ../nbs/16b_match.ipynb #977590fc
 CRITIC_PACE = 20  # learning rate of the critic, in units of the student's, which it must not lose sight of
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,8 @@ class Matching:
     ) -> Tensor:              # loss of each image (n,): the student's and the critic's
         "The losses of a batch, as `training.batch_losses`. Raises InputError where there is no critic, or no keys."
         critic = getattr(getattr(denoiser, 'module', denoiser), 'critic', None)
-        if critic is None or batch.dropout is None: raise InputError("matching needs a denoiser with a critic, and keys")
+        if critic is None or batch.dropout is None:
+            raise InputError("matching needs a denoiser with a critic, and batches with keys of dropout")
         y, sigma, chance = batch.y, batch.sigma, split_keys(batch.dropout, -1)
         start = torch.tensor(self.starts, device=y.device)[(uniform(chance) * len(self.starts)).long()]
         told = {name: t for name, t in (('augment', batch.changes), ('given', batch.given)) if t is not None}
@@ -62,7 +63,7 @@ class Matching:
         learns = ((of_made - fixed) / expand(c_out, y)).flatten(1).square().mean(1)  # edm_loss of the critic
         return matching_loss(made, of_made, of_data, c_out) + learns
 
-# %% ../nbs/16b_match.ipynb #4c90bbda
+# %% ../nbs/16b_match.ipynb #dbae0d6a
 def guided(
     teacher: Any,             # a denoiser with labels
     cfg_scale: float = 1.,    # alpha (lesson 08); 1 for no guidance
@@ -75,5 +76,5 @@ def guided(
         return extrapolate(with_label, teacher(x, sigma, None, **told), torch.as_tensor(cfg_scale))
     return answer
 
-# %% ../nbs/16b_match.ipynb #e8dea161
+# %% ../nbs/16b_match.ipynb #e96dd584
 document(__name__)

@@ -263,22 +263,23 @@ def parse_given(
 ) -> Any:              # (n,*given_shape), the pictures of a folder by their names and over again; None for none
     "The conditions that are meant. Raises InputError for what the model does not take, and for what is no picture."
     from edm_nbdev.core import InputError, as_path, conditions
-    if text is None or not model.given_shape: return conditions(text, n, model)
-    if len(model.given_shape) == 1:
+    shape = getattr(model, 'given_shape', ())
+    if text is None or not shape: return conditions(text, n, model)
+    if len(shape) == 1:
         try: numbers = [float(number) for number in str(text).split(',')]
         except ValueError:
-            raise InputError(f"given must be {model.given_shape[0]} numbers, as in 0.3,1.2: not '{text}'") from None
+            raise InputError(f"given must be {shape[0]} numbers, as in 0.3,1.2: not '{text}'") from None
         return conditions(numbers, n, model)
     import torch
 
     from edm_nbdev.edits import fit_picture
     from edm_nbdev.folders import PICTURES
-    if model.given_shape[0] not in (1, 3):
-        raise InputError(f"no file holds a picture of {model.given_shape[0]} channels: use generate(given=...)")
+    if shape[0] not in (1, 3):
+        raise InputError(f"no file holds a picture of {shape[0]} channels: use generate(given=...)")
     path = as_path(text)
     files = sorted(f for f in path.iterdir() if f.suffix.lower() in PICTURES) if path.is_dir() else [path]
     if not files: raise InputError(f"there is no picture in '{text}'")
-    pictures = [fit_picture(file, model.given_shape).image for file in files[:n]]
+    pictures = [fit_picture(file, shape).image for file in files[:n]]
     return torch.cat([pictures[i % len(pictures)] for i in range(n)])
 
 # %% ../nbs/workshop/options.ipynb #238a7690

@@ -1,11 +1,15 @@
 """Make the course's web site in _site/ from the committed notebooks and their outputs. usage: python .ci/site/build.py
-No notebook is run and nothing is fetched. Any warning, such as a link to a heading that is missing, fails the build."""
+No notebook is run. What runs networks in a browser comes from the npm registry; where that cannot be reached, or
+edm_nbdev[export] is missing, the page that draws is left out. Any warning, such as a link to a heading that is missing,
+fails the build."""
 import ast
 import inspect
 import json
 import re
 import shutil
+import subprocess
 import sys
+import tarfile
 import tempfile
 import warnings
 from configparser import ConfigParser
@@ -20,6 +24,11 @@ from sphinx.application import Sphinx
 root = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(root))
 from edm_nbdev._modidx import d as modidx
+from edm_nbdev.brush import Brush
+from edm_nbdev.core import InputError
+from edm_nbdev.export import export_onnx
+from edm_nbdev.generation import is_distilled
+from edm_nbdev.models import load_model
 
 warnings.filterwarnings('ignore', 'Unknown section')    # in docstrings of matplotlib, which a class here inherits
 mathjax = files('sphinx-mathjax-offline')/'static'/'mathjax'/'tex-svg.js'   # MathJax 3.2.2 in one file
@@ -32,6 +41,7 @@ workshop = [root/'nbs'/'workshop'/f'{room}.ipynb' for room in rooms]
 notebooks = lessons + workshop
 modules = {name: import_module(name) for name in sorted(modidx['syms'])}
 home = {name: module for module in modules for name in modules[module].__all__}   # where each name is described
+onnx_runtime = 'onnxruntime-web@1.22.0'  # its program has 11 MB, that of 1.30.0 has 14 MB
 config = dict(
     project='edm_nbdev', author='the edm_nbdev team', copyright='2026 onwards, the edm_nbdev team', language='en',
     extensions=['myst_nb', 'sphinx.ext.mathjax'], nitpicky=True, nitpick_ignore_regex=[('py:class', '.*')],
@@ -43,7 +53,8 @@ config = dict(
     add_module_names=False, toc_object_entries_show_parents='hide',
     html_theme='sphinx_book_theme', html_title='edm_nbdev', html_copy_source=False, html_scaled_image_link=False,
     html_show_sourcelink=False, html_static_path=[str(Path(__file__).parent/'static'), str(mathjax)],
-    html_css_files=['site.css'], html_last_updated_fmt=None, html_use_index=False, html_domain_indices=False,
+    html_css_files=['site.css'], html_favicon=str(Path(__file__).parent/'static'/'icon.svg'),
+    html_last_updated_fmt=None, html_use_index=False, html_domain_indices=False,
     html_context={'default_mode': 'auto'},
     html_theme_options={
         'navbar_persistent': [], 'use_download_button': False, 'use_fullscreen_button': False,
@@ -175,12 +186,48 @@ def api_page(name, lessons):
             if own in module.__all__: lines += [*described(node, getattr(module, own), lessons[own]), '']
     return '\n'.join(lines)
 
-def write_pages(folder):
-    "Everything that Sphinx reads: the notebooks, a page for each module, and the order of both."
+def write_network_parts(folder):
+    """What the page that draws needs beside its own files: the brush of the package, the shipped models of clothes, and
+    ONNX Runtime. Returns how many bytes a reader loads for the first picture, or 0 where something cannot be had."""
+    for part in ('models', 'ort'): (folder/part).mkdir(parents=True)
+    (folder/'brush.js').write_text(Brush._esm, encoding='utf-8')
+    facts, npm = {}, shutil.which('npm')
+    try:
+        for name in ('fashion_mnist', 'fashion_mnist_distilled'):
+            model = load_model(name, 'cpu')
+            export_onnx(model, folder/'models'/f'{name}.onnx', half=True)
+            facts[name] = {'classes': model.data.classes, 'sigma_data': model.data.sigma_data,
+                           'distilled': is_distilled(model)}
+        if npm is None: raise InputError('npm, which fetches ONNX Runtime for browsers, is not installed')
+        done = subprocess.run([npm, 'pack', '--loglevel=error', onnx_runtime], cwd=folder/'ort', capture_output=True,
+                              text=True)
+        if done.returncode: raise InputError(f'npm cannot fetch {onnx_runtime}: {done.stderr.strip()[:300]}')
+    except InputError as e:
+        print(f'without the page that draws: {e}')
+        return 0
+    (folder/'models'/'models.js').write_text(f'export const MODELS = {json.dumps(facts, indent=1)}\n', encoding='utf-8')
+    packed, = (folder/'ort').iterdir()
+    with tarfile.open(packed) as archive:
+        for name in ('ort.wasm.min.mjs', 'ort-wasm-simd-threaded.mjs', 'ort-wasm-simd-threaded.wasm'):
+            (folder/'ort'/name).write_bytes(archive.extractfile(f'package/dist/{name}').read())
+    packed.unlink()
+    first = folder/'models'/'fashion_mnist.onnx', *(folder/'ort').iterdir()
+    return sum(path.stat().st_size for path in first)
+
+def write_pages(folder, size):
+    """Everything that Sphinx reads: the notebooks, a page for each module, the pages with programs in them, and the
+    order of all. `size` is what the page that draws loads, in bytes, or 0 to leave it out."""
     (folder/'api').mkdir(parents=True)
     (folder/'workshop').mkdir()
     shutil.copytree(root/'nbs'/'images', folder/'images')                          # what the index shows of the lessons
     shutil.copy(root/'nbs'/'workshop'/'slurm.sh', folder/'workshop')               # linked from its room
+    live = ['draw', 'plane'] if size else ['plane']
+    for name in live:
+        text = (Path(__file__).parent/'pages'/f'{name}.md').read_text(encoding='utf-8')
+        (folder/f'{name}.md').write_text(text.replace('{{size}}', f'{size / 1e6:.0f}'), encoding='utf-8')
+    links = {'draw': '[draw clothes](draw.md) with the models of the package',
+             'plane': '[walk from noise to data](plane.md) in the plane'}
+    invitation = f"Try it in your browser: {', or '.join(links[name] for name in live)}."
     defined_in = lessons_of_names()
     for path in [*notebooks, root/'nbs'/'index.ipynb']:
         notebook, cells, solution = json.loads(path.read_text(encoding='utf-8')), [], False
@@ -189,7 +236,11 @@ def write_pages(folder):
             cells.append(page_cell(cell, path.name, solution))
         notebook['cells'] = [cell for cell in cells if cell]
         if path.stem == 'index':
-            toc = {'Lessons': [p.stem for p in lessons], 'Workshop': [f'workshop/{p.stem}' for p in workshop],
+            first = next(i for i, cell in enumerate(notebook['cells']) if cell['cell_type'] == 'markdown')
+            notebook['cells'].insert(first + 1, {'cell_type': 'markdown', 'id': 'live', 'metadata': {},
+                                                 'source': invitation})
+            toc = {'In your browser': live, 'Lessons': [p.stem for p in lessons],
+                   'Workshop': [f'workshop/{p.stem}' for p in workshop],
                    'Reference': [m.replace('edm_nbdev.', 'api/') for m in modules]}
             trees = '\n\n'.join('\n'.join(['```{toctree}', ':hidden:', f':caption: {caption}', *pages, '```'])
                                 for caption, pages in toc.items())
@@ -231,8 +282,8 @@ def plain_texts():
     return {'llms.txt': '\n\n'.join(parts) + '\n', 'api.txt': '\n'.join(names) + '\n'}
 
 def finished(html, api):
-    """The page with calls in its code linked to what they call, and without labels that hide from a screen reader what
-    the eye reads."""
+    """The page with calls in its code linked to what they call, without labels that hide from a screen reader what the
+    eye reads, and with the menu as a region of its own."""
     def to_call(m):
         if m[2] not in home: return m[0]
         page = home[m[2]].removeprefix('edm_nbdev.')
@@ -240,13 +291,16 @@ def finished(html, api):
     labels = r'(<summary[^>]*) aria-label="[^"]*"|(<button[^>]*search-button-field[^>]*) aria-label="[^"]*"'
     calls = (r'((?<!\.</span>)<span class="nf?">|(?<=>edm</span><span class="o">\.</span>)<span class="n">)(\w+)</span>'
              r'(?=<span class="p">\()')
+    menu = '<div id="pst-primary-sidebar"'
+    html = html.replace(menu, f'{menu} role="region" aria-label="Site"')
     return re.sub(calls, to_call, re.sub(labels, r'\1\2', html))
 
 def build(out):
     "Write the site to the folder `out`; return 0, or 1 where Sphinx warned of something."
     shutil.rmtree(out, ignore_errors=True)
     with tempfile.TemporaryDirectory() as tmp:
-        write_pages(Path(tmp, 'pages'))
+        size = write_network_parts(Path(tmp, 'browser'))
+        write_pages(Path(tmp, 'pages'), size)
         app = Sphinx(f'{tmp}/pages', None, f'{tmp}/site', f'{tmp}/doctrees', 'html', config, status=None,
                      warningiserror=True)
         app.build()
@@ -254,6 +308,7 @@ def build(out):
         for page in Path(tmp, 'site').rglob('*.html'):
             api = {'api': '', 'workshop': '../api/'}.get(page.parent.name, 'api/')
             page.write_text(finished(page.read_text(encoding='utf-8'), api), encoding='utf-8')
+        if size: shutil.copytree(f'{tmp}/browser', f'{tmp}/site/_static/browser', dirs_exist_ok=True)
         shutil.copytree(f'{tmp}/site', out)
     for name, text in plain_texts().items(): Path(out, name).write_text(text, encoding='utf-8')
     return 0

@@ -8,9 +8,9 @@ from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 from playwright.sync_api import sync_playwright
+from serve import served, site
 
-site = Path(__file__).resolve().parents[2]/'_site'
-axe, base = Path(sys.argv[1]) if sys.argv[1:] else None, site.as_uri()
+axe = Path(sys.argv[1]) if sys.argv[1:] else None
 pages = [page for folder in ('', 'workshop/', 'api/') for page in sorted(site.glob(f'{folder}*.html'))]
 look = """() => ({links: [...document.querySelectorAll('a[href]')].map(a => a.href),
     ids: [...document.querySelectorAll('[id]')].map(e => e.id),
@@ -23,20 +23,21 @@ look = """() => ({links: [...document.querySelectorAll('a[href]')].map(a => a.hr
         return e.textContent }).filter(t => /\\$\\$|\\\\[a-z]+[{_^ ]|\\]\\(|\\*\\*/.test(t)),
     wide: document.documentElement.scrollWidth - innerWidth})"""
 bad, ids, links = [], {}, []
-with sync_playwright() as p:
+with sync_playwright() as p, served() as base:
     flags = ['--no-sandbox', '--disable-gpu', '--disable-background-networking']
     browser = p.chromium.launch(executable_path=shutil.which('chromium'), args=flags)
     for width in (1280, 390):
         for path in pages:
             tab = browser.new_page(viewport={'width': width, 'height': 900})
+            address = f'{base}/{path.relative_to(site).as_posix()}'
             name, own = f'{path.relative_to(site)} at {width}', (base, 'data:', 'blob:')
             tab.on('request', lambda r: r.url.startswith(own) or bad.append(f'{name}: asks for {r.url}'))
             tab.on('console', lambda m: m.type in ('error', 'warning') and bad.append(f'{name}: {m.text}'))
             tab.on('pageerror', lambda e: bad.append(f'{name}: {e}'))
-            tab.goto(path.as_uri())
+            tab.goto(address)
             tab.evaluate('window.MathJax && MathJax.startup.promise.then(() => 1)')
             seen = tab.evaluate(look)
-            ids[path.as_uri()] = set(seen['ids'])
+            ids[address] = set(seen['ids'])
             links += [(name, link) for link in seen['links']]
             faults = {'no alt text': 'alts', 'no picture': 'broken', 'no formula': 'raw', 'not rendered': 'tex'}
             bad += [f'{name}: {what}: {item}' for what, key in faults.items() for item in seen[key]]
@@ -54,8 +55,8 @@ with sync_playwright() as p:
     browser.close()
 for name, link in links:
     page, anchor = urldefrag(link)
-    file = page.startswith('file:') and page not in ids and Path(unquote(page[7:])).is_file()  # to download
-    if page.startswith('file:') and not file and (page not in ids or anchor and unquote(anchor) not in ids[page]):
+    file = page not in ids and (site/unquote(page.removeprefix(f'{base}/'))).is_file()  # to download
+    if page.startswith(base) and not file and (page not in ids or anchor and unquote(anchor) not in ids[page]):
         bad.append(f'{name}: leads nowhere: {link}')
 print(*bad, f"{len(pages)} pages at two widths, {'with' if axe else 'without'} axe: {len(bad)} findings", sep='\n')
 sys.exit(bool(bad))
