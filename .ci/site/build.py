@@ -236,9 +236,8 @@ def write_pages(folder, size):
             cells.append(page_cell(cell, path.name, solution))
         notebook['cells'] = [cell for cell in cells if cell]
         if path.stem == 'index':
-            first = next(i for i, cell in enumerate(notebook['cells']) if cell['cell_type'] == 'markdown')
-            notebook['cells'].insert(first + 1, {'cell_type': 'markdown', 'id': 'live', 'metadata': {},
-                                                 'source': invitation})
+            face = next(cell for cell in notebook['cells'] if cell['cell_type'] == 'markdown')
+            face['source'] = face['source'].replace('\n## ', f'\n{invitation}\n\n## ', 1)
             toc = {'In your browser': live, 'Lessons': [p.stem for p in lessons],
                    'Workshop': [f'workshop/{p.stem}' for p in workshop],
                    'Reference': [m.replace('edm_nbdev.', 'api/') for m in modules]}
