@@ -290,6 +290,7 @@ GOOD: dict[str, tuple[str, ...]] = {
     'device': ('cpu', 'cuda', 'cuda:9', 'mps', 'meta', 'xla', 'cpu:1'), 'precision': ('float32', 'bf16'),
     'label': ('cat', 'DOG', '0', '9', '-1', 'cow'), 'split': ('train', 'test'), 'model': MODELS + BAD_MODELS,
     'guide_model': MODELS + BAD_MODELS, 'cfg_scale': ('1.5', '0', 'cat:2,dog:0', '0:1', 'cow:2', '1,2', 'cat:nan'),
+    'given': ('0.3,1.2', '1', 'data/flat', 'odd.txt', 'nan,1'),
     'cfg_interval': ('0.3,3', '3,.3', '1', '1,2,3', 'nan,1'), 'method': ('euler', 'dpmpp_2m', 'stochastic_heun'),
     'metrics': ('frechet', 'bits', 'copying,recall', 'nonesuch', ','), 'features': ('classifier', 'inception'),
     'weights': ('odd.txt', 'runs/digits/model.safetensors', 'none.pth'), 'wandb': ('disabled', 'sometimes'),

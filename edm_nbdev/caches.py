@@ -121,15 +121,20 @@ def exclusive(
 def _open_cache(header: dict[str, Any], name: str, file: Path) -> tuple[Images, dict[str, Any]]:
     "`Images` in `file`, from what its header says, and the notes of its maker; warns of pictures that were left out."
     with open(file, 'rb') as f: mapped = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_COPY)
-    images = torch.frombuffer(mapped, dtype=torch.uint8).reshape(header['shape'])
-    labels = None if header['labels'] is None else torch.tensor(header['labels']).reshape(len(images))
+    n, *shape = header['shape']
+    rows = torch.frombuffer(mapped, dtype=torch.uint8).reshape(n, -1)         # each a picture, and then its condition
+    images, given = rows[:, :math.prod(shape)].unflatten(1, shape), None
+    if header['given_shape']: given = rows[:, math.prod(shape):].unflatten(1, header['given_shape'])
+    if header['numbers'] is not None: given = torch.tensor(header['numbers']).reshape(n, -1)
+    labels = None if header['labels'] is None else torch.tensor(header['labels']).reshape(n)
     found = *header['found'], *header['left_out']
     data = Images(name, images, labels, header['classes'], header['sigma_data'], mapped, digest=header['digest'],
-                  found=found)
+                  found=found, given=given)
     for line in header['left_out']: warnings.warn(line, stacklevel=4)
     return data, header['notes']
 
-_KEYS = {'seen', 'fingerprint', 'labels', 'classes', 'sigma_data', 'digest', 'found', 'left_out', 'notes'}
+_KEYS = {'seen', 'fingerprint', 'labels', 'classes', 'sigma_data', 'digest', 'found', 'left_out', 'notes',
+         'given_shape', 'numbers'}
 
 def _load_header(place: Path) -> dict[str, Any] | None:
     """The header at `place`; None if there is none that can be used, or a file of its cache is damaged.
@@ -137,9 +142,11 @@ def _load_header(place: Path) -> dict[str, Any] | None:
     try:
         header = json.loads(place.read_text())
         check_format(place, header)
-        whole = place.with_name(header['file']).stat().st_size == math.prod(header['shape'])
-        labelled = header['labels'] is None or len(header['labels']) == header['shape'][0]
-        return header if whole and labelled and set(header) >= _KEYS else None
+        n, *shape = header['shape']
+        each = math.prod(shape) + (math.prod(header['given_shape']) if header['given_shape'] else 0)
+        whole = place.with_name(header['file']).stat().st_size == n * each
+        complete = all(header[key] is None or len(header[key]) == n for key in ('labels', 'numbers'))
+        return header if whole and complete and set(header) >= _KEYS else None
     except FormatError: raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError): return None
 
@@ -154,10 +161,12 @@ def _find_cache(place: Path, seen: str, name: str) -> tuple[Images, dict[str, An
 def _header(part: Part, reading: Reading, seen: str) -> dict[str, Any]:
     "What must be known of a cache beside its pixels. Raises DataError if no picture could be read."
     broken, left_out = part.broken, part.left_out(reading)
-    labels = reading.labels and [label for i, label in enumerate(reading.labels) if i not in broken]
+    labels, numbers = [values and [value for i, value in enumerate(values) if i not in broken]
+                       for values in (reading.labels, reading.numbers)]
     counts = np.sum([chunk['counts'] for chunk in part.chunks], axis=0)
     return dict(stamp(), seen=seen, fingerprint=reading.fingerprint, file=part.pixels.name, notes=reading.notes,
                 shape=[len(reading.files) - len(broken), *reading.shape], classes=reading.classes, labels=labels,
+                given_shape=reading.given_shape, numbers=numbers,
                 sigma_data=rms_of_counts(counts), digest=part.digest.hexdigest(), found=reading.found,
                 left_out=left_out)
 

@@ -21,6 +21,7 @@ from edm_nbdev.options import (
     close_output,
     draw_options,
     one_line_errors,  # noqa: F401  once at home here
+    parse_given,
     parse_interval,  # noqa: F401
     parse_label,
     parse_scale,  # noqa: F401
@@ -74,10 +75,20 @@ def _rows(
     return [c for c in shown for _ in range(per_class)], [classes[c] for c in shown]
 
 # %% ../nbs/workshop/commands.ipynb #4fae1348
+def _named_model(
+    model: str,  # folder of a run, a file, or a shipped name
+) -> str:        # a shipped name, or a path that holds in every folder
+    "What a config calls a model."
+    from edm_nbdev.core import as_path
+    from edm_nbdev.models import list_models
+    shipped = model in list_models() and not as_path(model).exists()
+    return model if shipped else str(as_path(model).resolve())
+
 def _chosen_config(
     preset: str | None,  # its name, or None
     data: str | None,    # data set or folder, or None for the preset's
     run: str | None,     # folder of the run, or None
+    init: str | None = None,  # a model to begin with, or None
     **given: Any,        # fields of `TrainConfig`; None is the preset's
 ) -> Any:                # a `TrainConfig`
     "The preset with what was given in its place. Raises InputError for an unknown preset and values out of range."
@@ -85,28 +96,36 @@ def _chosen_config(
 
     from edm_nbdev.config import NETWORKS, PRESETS, resized, usual_size, with_network
     from edm_nbdev.core import InputError, as_path
-    from edm_nbdev.data import SIZES, SOURCES
-    known = data in SOURCES and data != 'folder'  # the others are folders
-    if data and not known: data = str(as_path(data).resolve() if as_path(data).is_dir() else as_path(data))
-    preset = preset or (data if data in PRESETS else 'folder' if data else 'digits')
+    from edm_nbdev.data import SIZES, SOURCES, locate
+    from edm_nbdev.finetuning import with_init
+    known = data in SOURCES and data != 'folder'  # the others are pictures of one's own
+    if data and not known: data = locate(data)
+    preset = preset or (data if data in PRESETS else 'finetune' if init else 'folder' if data else 'digits')
     if preset not in PRESETS:
         hint = f"; for a folder of pictures write --data {preset}" if as_path(preset).is_dir() else ''
         raise InputError(f"unknown preset '{preset}': there are {', '.join(PRESETS)}{hint}")
     usual = PRESETS[preset]
     if not (data or usual.data):
         raise InputError(f"the preset {preset} needs pictures: say where they are, as in --data my/pictures")
+    if preset == 'finetune' and not init:
+        raise InputError("the preset finetune begins with a model: say with which, as in --init fashion_mnist")
     fields = {field: value for field, value in given.items() if value is not None}
+    pictures, net = data or usual.data, fields.pop('net', usual.net)
+    names = [preset] * (preset != 'folder') + [net] * (net != usual.net)
+    beside = preset != 'folder' and pictures == os.getcwd()  # a run beside its own pictures meets no others'
+    if pictures != usual.data and not beside: names.append(Path(str(pictures)).name)
+    place = str(as_path(run)) if run else f"runs/{'-'.join(names)}"
+    if init:
+        usual, asked = with_init(replace(usual, data=pictures), _named_model(init), place), given.get('net')
+        if asked not in (None, usual.net):
+            raise InputError(f"'{init}' has net {usual.net}, not {asked}: leave --net out, or begin with another model")
+        net = usual.net
     can_be_had = not known or usual.size in SIZES.get(str(data), (32,))  # at the preset's size
-    own = {'data': data or usual.data, 'size': usual.size if can_be_had else None}
-    net = fields.pop('net', usual.net)
+    own = {'data': pictures, 'size': usual.size if can_be_had else None}
     config = with_network(usual, net, **{**own, **fields})
     if 'attention_resolutions' in NETWORKS[net]:
         levels = resized(usual, usual_size(config)).attention_resolutions
         config = replace(config, attention_resolutions=levels)
-    names = [preset] * (preset != 'folder') + [net] * (net != usual.net)
-    beside = preset != 'folder' and config.data == os.getcwd()  # a run beside its own pictures meets no others'
-    if config.data != usual.data and not beside: names.append(Path(str(config.data)).name)
-    place = str(as_path(run)) if run else f"runs/{'-'.join(names)}"
     return replace(config, run=place)
 
 # %% ../nbs/workshop/commands.ipynb #9b591b15
@@ -128,7 +147,7 @@ def _train(
     wandb: str,      # disabled, offline or online
     fresh: bool,     # rename an existing run first
     new_data: bool,  # go on with pictures that have changed
-) -> Any:            # the last `TrainStep`, None if there was nothing to do
+) -> tuple[Any, Any]:  # the last `TrainStep`, None if there was nothing to do; unseen pictures, else those of training
     "Say what was found, then train with a bar and a log. A Ctrl-C says how far the run is."
     from edm_nbdev.devices import pick_device, processes
     from edm_nbdev.loop import Training
@@ -141,7 +160,10 @@ def _train(
     if fresh: _rename_old(config)
     training = Training(config, new_data=new_data)
     if training.workers.is_first:
-        _say_found(training.data, test or _test_split(config.data, config.root, config.size))
+        test = test or _test_split(config.data, config.root, config.size)
+        _say_found(training.data, test)
+        if config.hold_out and training.unseen: print(f'held out: {len(training.unseen):,} pictures', flush=True)
+        if training.begun: print(*training.begun.lines(), sep='\n', flush=True)
     steps: Any = track(show_progress(write_log(training.steps(), config), config), config, wandb)
     last = None
     try:
@@ -152,7 +174,7 @@ def _train(
             seen = f'{config.run} is saved at {images_seen(config.run):,} images'
             print(f'\n{seen}: the same command goes on from there.', file=sys.stderr)
         raise
-    return last
+    return last, training.data if test is None or isinstance(test, str) else test
 
 def _test_split(
     data: str,          # what `load_data` calls it
@@ -186,17 +208,39 @@ def _say_end(
         print(f'{config.run} is finished: it has seen {seen:,} images. '
               f'To go on, raise the budget, as in --images {2 * seen}; to start anew, --fresh.')
 
+def _beside_real(
+    model: Any,  # a denoiser that takes conditions
+    data: Any,   # `Images` with conditions
+    n: int,      # how many pictures, at most
+) -> Any:        # a `Picture`
+    "Pictures drawn for the conditions of real ones, above these; pictures that are given come first."
+    import torch
+
+    from edm_nbdev.generation import generate, usual_precision
+    from edm_nbdev.plots import show_grid
+    index = torch.linspace(0, len(data) - 1, min(n, len(data))).long()
+    (real, label), given = data.batch(index), data.conditions(index)
+    drawn = generate(model, len(index), label if model.n_classes else None, given=given, progress=True,
+                     precision=usual_precision(model))
+    rows = {'drawn': drawn.cpu(), 'real': real}
+    if given.ndim == 4 and given.shape[1] in (1, real.shape[1]):
+        rows = {'given': torch.nn.functional.interpolate(given, real.shape[2:]).expand_as(real), **rows}
+    return show_grid(torch.cat([*rows.values()]), cols=len(index), row_labels=[*rows])
+
 def _show_run(
     run: str,            # its folder
     device: str | None,  # cpu, cuda, ...
+    data: Any = None,    # `Images`, for a model that draws for conditions
 ) -> None:
     """Draw ten pictures of each class, or a hundred without class, into samples.png of the run: fewer of large ones,
-    and of many classes some."""
+    and of many classes some. With conditions beside the class, draw ten beside real ones."""
     from edm_nbdev.generation import generate, is_distilled, usual_precision
     from edm_nbdev.models import load_model
     from edm_nbdev.plots import show_grid
     model: Any = load_model(run, device)
     fit = min(100, max(1, 100 * 32**2 // math.prod(model.data.shape[1:])))  # a hundred of 32x32, fewer of larger ones
+    if getattr(model, 'given_shape', ()):
+        return _save_picture(_beside_real(model, data, min(10, fit)), Path(run)/'samples.png', model=run, seed=0)
     label: list[int] | None = None
     classes: list[str] = []
     cols, cfg_scale = 10, 1.
@@ -229,6 +273,7 @@ def _run(
     checkpoint_activations: bool = False,  # a third more work, for a fraction of the memory
     shard: bool = False,           # divide the networks among the processes, if one card cannot hold them
     checkpoint_seconds: float | None = None,  # at least so long between two saves; 20 if not given
+    check_every: int | None = None, # images between two checks of what is drawn; the preset's, or none
     wandb: str = 'disabled',       # disabled, offline or online: track with Weights & Biases
     fresh: bool = False,           # rename an existing run and start anew
     new_data: bool = False,        # go on with a run whose pictures have changed
@@ -238,13 +283,13 @@ def _run(
     from edm_nbdev.devices import leave_together, tune_memory
     config = choose(device=device, precision=precision, accumulate=accumulate, threads=threads, compile=compile or None,
                     checkpoint_activations=checkpoint_activations or None, shard=shard or None,
-                    checkpoint_seconds=checkpoint_seconds)
+                    checkpoint_seconds=checkpoint_seconds, check_every=check_every)
     tune_memory()
-    last = _train(config, wandb, fresh, new_data)
+    last, data = _train(config, wandb, fresh, new_data)
     several = leave_together()
     if last is None or last.first:  # the first process goes on
         _say_end(config, last)
-        _show_run(config.run, config.device)
+        _show_run(config.run, config.device, data)
     _leave(several)
 
 # %% ../nbs/workshop/commands.ipynb #51f6e081
@@ -252,9 +297,10 @@ def _run(
 @delegates(_run)
 def edm_train(
     # what to train: digits, fashion_mnist, fashion_mnist_cpu, fashion_mnist_transformer, fashion_mnist_edm2, cifar10,
-    # cifar10_large, celeba, celeba64, imagenet64 (pictures from --data) or folder
+    # cifar10_large, celeba, celeba64, imagenet64 (pictures from --data), folder, or finetune (with --init)
     preset: str | None = None,
-    # data set or folder of pictures, if not the preset's; alone, a folder takes the preset `folder`
+    # data set, or a folder, archive, table or dataset of pictures, if not the preset's; alone it takes the preset
+    # `folder`
     data: str | None = None,
     # pixels a side, or height x width as in 64x96, where the data can be had in several: 128 or 64 for celeba, any for
     # a folder
@@ -262,6 +308,9 @@ def edm_train(
     # unet, transformer or edm2, if not the preset's; a run of another network than its preset's has it in its name
     net: str | None = None,
     depth: int | None = None,      # of a transformer: its blocks, one after the other
+    # begin with this model, a run, a file or a shipped name, and take its network: what fits is kept. With --data it
+    # takes the preset `finetune`
+    init: str | None = None,
     root: str | None = None,       # where data sets and their caches lie; $EDM_DATA, or else a folder in your home
     # folder of the run; if not given, runs/PRESET, or runs/PRESET-DATA for other data than in this folder; an existing
     # run goes on
@@ -272,12 +321,13 @@ def edm_train(
     lr: float | None = None,       # learning rate, if not the preset's
     seed: int | None = None,       # another seed, another run; the preset's is 0
     unconditional: bool = False,   # do not learn the classes
+    hold_out: float | None = None, # share of the pictures to check with and not to train on, if not the preset's
     **kwargs: Any,                 # how to compute: the options of `_run`
 ) -> None:
     "Train a diffusion model, or go on with a run, then draw a grid of pictures."
-    _run(partial(_chosen_config, preset, data, run, size=parse_size(size), net=net, depth=depth, root=root,
+    _run(partial(_chosen_config, preset, data, run, init, size=parse_size(size), net=net, depth=depth, root=root,
                  images=images, minutes=minutes, batch_size=batch_size, lr=lr, seed=seed,
-                 conditional=not unconditional), **kwargs)
+                 conditional=not unconditional, hold_out=hold_out), **kwargs)
 
 # %% ../nbs/workshop/commands.ipynb #d1501c02
 def _distilled_config(
@@ -289,15 +339,15 @@ def _distilled_config(
     "How to distil a model. Raises InputError for a model that cannot teach, and values out of range."
     from edm_nbdev.config import distillation
     from edm_nbdev.core import InputError, as_path
-    from edm_nbdev.models import list_models, load_model
-    teacher = load_model(as_path(model), 'cpu')
-    shipped = model in list_models() and not as_path(model).exists()
+    from edm_nbdev.data import SOURCES, locate
+    from edm_nbdev.models import load_model
+    teacher, source = load_model(as_path(model), 'cpu'), _named_model(model)
     fields = {field: value for field, value in given.items() if value is not None}
-    if data: fields['data'] = str(as_path(data).resolve()) if as_path(data).is_dir() else data
-    place = as_path(model).resolve()
-    source = model if shipped else str(place)
-    run = str(as_path(run)) if run else f"runs/{Path(source).name.removesuffix('.safetensors')}-distilled"
-    if not shipped and Path(run).resolve() == (place if place.is_dir() else place.parent):
+    if data: fields['data'] = data if data in SOURCES else locate(data)
+    if 'init' in fields: fields['init'] = _named_model(fields['init'])
+    place = Path(source)
+    run = str(as_path(run)) if run else f"runs/{place.name.removesuffix('.safetensors')}-distilled"
+    if place.is_absolute() and Path(run).resolve() == (place if place.is_dir() else place.parent):
         raise InputError(f"'{run}' is where the teacher is: take another folder for the new run, as in --run {run}-few")
     return distillation(teacher.config, source, run=run, **fields)
 
@@ -305,7 +355,7 @@ def _distilled_config(
 @delegates(_run)
 def edm_distill(
     model: str,                    # the teacher: folder of a run, a model.safetensors file, or a shipped name
-    data: str | None = None,       # data set or folder of pictures, if not the one that the teacher was trained on
+    data: str | None = None,       # data set or pictures, if not those that the teacher was trained on
     root: str | None = None,       # where data sets and their caches lie; $EDM_DATA, or else a folder in your home
     run: str | None = None,        # folder of the run; if not given, runs/NAME-distilled; an existing run goes on
     images: int | None = None,     # images to see in all; 120,000 if not given
@@ -313,6 +363,7 @@ def edm_distill(
     targets: str | None = None,    # what to follow: the path of the teacher, that of the clean image (data), or the
                                    # teacher's pictures as a whole (distribution)
     teacher_cfg_scale: float | None = None,  # guidance of the teacher; if not given, none
+    init: str | None = None,       # to match the distribution, begin with this model, such as one distilled before
     halve_images: int | None = None,  # images after which two levels of a pair are half as far apart; 30,000
     batch_size: int | None = None, # images in a step, if not the teacher's
     lr: float | None = None,       # learning rate; 0.001 if not given
@@ -321,8 +372,8 @@ def edm_distill(
 ) -> None:
     "Distil a model into one that draws in one or two calls of its network, or go on with that, then draw a grid."
     _run(partial(_distilled_config, model, data, run, root=root, images=images, minutes=minutes, targets=targets,
-                 teacher_cfg_scale=teacher_cfg_scale, halve_images=halve_images, batch_size=batch_size, lr=lr,
-                 seed=seed), **kwargs)
+                 teacher_cfg_scale=teacher_cfg_scale, init=init, halve_images=halve_images, batch_size=batch_size,
+                 lr=lr, seed=seed), **kwargs)
 
 # %% ../nbs/workshop/commands.ipynb #a77c78a5
 def _load(
@@ -346,18 +397,22 @@ def _draw_into(
     film: bool = False,        # the first picture step by step
     cols: int | None = None,   # pictures in a row
     row_labels: list[str] | tuple[str, ...] = (),  # words at the rows
+    given: str | None = None,  # for `parse_given`
 ) -> None:
     "Draw `n` pictures into the file `out`, as a grid or the first as a film; what does not fit is found out first."
     from edm_nbdev.core import as_path
     from edm_nbdev.generation import generate, generate_walks
     from edm_nbdev.plots import grid_layout, row_margin, show_film, show_grid
-    settings = draw_options(model, **options)
-    walks = generate_walks(model, n, label, **settings)
+    settings, shown = draw_options(model, **options), parse_given(given, model, n)
+    walks = generate_walks(model, n, label, given=shown, **settings)
     _check_picture(out)
     grid_layout(1 if film else n, model.data.shape, cols, margin=row_margin(row_labels))  # raises InputError
     if film: pic = show_film(next(walks))
-    else: pic = show_grid(generate(model, n, label, progress=True, **settings), cols=cols, row_labels=row_labels)
+    else:
+        drawn = generate(model, n, label, given=shown, progress=True, **settings)
+        pic = show_grid(drawn, cols=cols, row_labels=row_labels)
     as_given = {k: options[k] for k in ('cfg_interval', 'guide_model') if options.get(k) is not None}
+    if given is not None: as_given['given'] = given
     _save_picture(pic, as_path(out), model=name, n=n, label=label, **{**settings, **as_given})
 
 @as_command
@@ -366,6 +421,9 @@ def edm_sample(
     model: str,                  # folder of a run, a model.safetensors file, or a shipped name
     n: int = 16,                 # how many pictures
     label: str | None = None,    # the class to draw, by name or by number from 0 up; no label if not given
+    # what each picture is drawn for, with a model that was trained with it: a picture or a folder of pictures, taken by
+    # their names, or numbers, as in 0.3,1.2
+    given: str | None = None,
     out: str = 'samples.png',    # where to write the picture
     film: bool = False,          # instead of a grid, show the first picture come out of the noise step by step
     device: str | None = None,   # cpu, cuda, mps (Apple's GPU), ...; if not given, an NVIDIA GPU if there is one
@@ -376,13 +434,14 @@ def edm_sample(
     from edm_nbdev.core import check_whole
     check_whole('n', n)
     denoiser = _load(model, device)
-    _draw_into(out, model, denoiser, n, parse_label(label, denoiser), kwargs, film)
+    _draw_into(out, model, denoiser, n, parse_label(label, denoiser), kwargs, film, given=given)
 
 @as_command
 @delegates(draw_options)
 def edm_sample_all(
     model: str,                  # folder of a run, a model.safetensors file, or a shipped name
     per_class: int = 9,          # pictures of each class
+    given: str | None = None,    # what each picture is drawn for, as in edm_sample
     out: str = 'samples.png',    # where to write the picture
     device: str | None = None,   # cpu, cuda, mps (Apple's GPU), ...; if not given, an NVIDIA GPU if there is one
     debug: bool = False,         # show the traceback of an error
@@ -399,7 +458,7 @@ def edm_sample_all(
         raise InputError(f"{denoiser.n_classes:,} classes of {per_class:,} pictures do not fit a picture: take a "
                          f"smaller --per_class, or draw some classes with edm_sample --label. {e}") from e
     label, classes = _rows(denoiser, per_class)
-    _draw_into(out, model, denoiser, len(label), label, kwargs, cols=per_class, row_labels=classes)
+    _draw_into(out, model, denoiser, len(label), label, kwargs, cols=per_class, row_labels=classes, given=given)
 
 # %% ../nbs/workshop/commands.ipynb #ed18c002
 def _save_each(
@@ -549,14 +608,16 @@ def edm_evaluate(
 # %% ../nbs/workshop/commands.ipynb #e09d0002
 @as_command
 def edm_data(
-    data: str,                  # folder of pictures, or a data set: digits, fashion_mnist, cifar10 or celeba
+    # a folder, .zip or .tar of pictures, a .csv table, .npy or .npz arrays, hf://user/name, or a data set: digits,
+    # fashion_mnist, cifar10 or celeba
+    data: str,
     # pixels a side, or height x width as in 64x96, where the data can be had in several; 32 for a folder if not given
     size: str | int | None = None,
     split: str | None = None,   # train or test alone; both if not given
     root: str | None = None,    # where data sets and their caches lie; $EDM_DATA, or else a folder in your home
     debug: bool = False,        # show the traceback of an error
 ) -> None:
-    "Read a data set or a folder of pictures into the cache, before a training needs it, and say what was found."
+    "Read a data set or pictures into the cache, before a training needs it, and say what was found."
     from edm_nbdev.caches import cache_folder
     from edm_nbdev.data import load_data
     pixels = parse_size(size)

@@ -46,13 +46,17 @@ class TrainConfig(Recipe):
     dropout: float = 0.            # 40,000 images are each digit 27 times: too few to overfit
     teacher: str | None = None     # distil this model (a run, a file, a shipped name) into one that draws in few
                                    # steps, by lesson 16a; None learns to denoise
+    init: str | None = None        # begin with the weights of this model (a run, a file, a shipped name); None: anew
     targets: str = 'teacher'       # of a distillation: along the "teacher"'s path, or that of the clean image ("data"),
                                    # or the "distribution" of the teacher's pictures (lesson 16b)
     teacher_cfg_scale: float = 1.  # of a distillation: guidance of the teacher
     halve_images: int = 30_000     # of a distillation: images after which two levels of a pair are half as far apart
     augment_version: int = 2       # 2 changes pictures as the paper does; 1 as earlier versions did, for their runs
+    hold_out: float = 0.           # share of the pictures that is not trained on, for checks; 0 leaves them to a test
+                                   # split
     images: int = 40_000           # images to see in all: about half a minute on two cores
     minutes: float | None = None   # stop after so many minutes of this call, whichever comes first
+    check_every: int | None = None  # images between two checks of what the averages draw; None: no checks
     run: str | None = None         # folder to keep the run in; None keeps nothing
     root: str | None = None        # where data sets and their caches lie; None: $EDM_DATA, or else a folder in the home
     device: str | None = None      # "cpu", "cuda", ...; None takes a GPU if there is one
@@ -67,11 +71,14 @@ class TrainConfig(Recipe):
         check_counts(self, 1, 'width', 'blocks', 'depth', 'patch', 'head_channels', 'images', 'augment_version',
                      'halve_images')
         if self.augment_version > 2: raise InputError(f"augment_version must be 1 or 2, not {self.augment_version}")
+        if self.teacher is not None and self.init is not None and self.targets != 'distribution':
+            raise InputError("a distillation begins with the weights of its teacher, not with init as well")
         if self.targets not in ('teacher', 'data', 'distribution'):
             raise InputError(f"targets must be teacher, data or distribution, not {self.targets}")
-        check_numbers(self, lambda v: 0 <= v < 1, 'from 0 up and below 1', 'dropout')
+        check_numbers(self, lambda v: 0 <= v < 1, 'from 0 up and below 1', 'dropout', 'hold_out')
         check_numbers(self, lambda v: v >= 0, 'at least 0', 'checkpoint_seconds', 'teacher_cfg_scale')
-        if self.threads is not None: check_counts(self, 1, 'threads')
+        for name in ('threads', 'check_every'):
+            if getattr(self, name) is not None: check_counts(self, 1, name)
         for name in ('compile', 'checkpoint_activations', 'shard'):
             value = getattr(self, name)
             if not isinstance(value, (bool, np.bool_)): raise InputError(f"{name} must be True or False, not {value!r}")
@@ -109,8 +116,8 @@ _LEVELS = ('mults', 'blocks', 'attention_resolutions')
 NETWORKS = {'unet': _LEVELS, 'transformer': ('depth',), 'edm2': _LEVELS}  # and the fields that not all of them have
 
 BUDGET = (  # no part of a run's identity: how far it goes, where it is kept, and how it is computed
-    'images', 'minutes', 'run', 'root', 'device', 'accumulate', 'checkpoint_seconds', 'threads', 'compile',
-    'checkpoint_activations', 'shard')
+    'images', 'minutes', 'check_every', 'run', 'root', 'device', 'accumulate', 'checkpoint_seconds', 'threads',
+    'compile', 'checkpoint_activations', 'shard')
 
 def free_fields(
     saved: dict[str, Any],  # the config of a run, as plain values
@@ -181,6 +188,13 @@ PRESETS = {
     # 12 % each are scaled, turned, stretched or shifted; the network is told, so that it draws none of it. It saves a
     # small set from being learnt by heart. Take augment=0. for a large set, and where a mirrored picture is wrong: text
     'folder': replace(_CIFAR10, preset='folder', data=None, size=32),
+    'finetune': replace(  # for 100 to 1,000 pictures: another model's network and weights, which init names
+        _CIFAR10, preset='finetune', data=None,
+        batch_size=64, beta2=.99, warmup_images=2_000,  # many steps in few images
+        lr=2e-4,                # a fifth of the rate that the weights were learnt with: they need not go far
+        hold_out=.1,            # to see when copying begins
+        images=40_000,          # each of 200 pictures 200 times
+        check_every=5_000),     # eight checks
 }
 
 # %% ../nbs/workshop/config.ipynb #5c1e07d3
@@ -232,10 +246,11 @@ def distillation(
     if config.teacher is not None:
         raise InputError(f"'{teacher}' was distilled itself, from {config.teacher}: a teacher must be a denoiser")
     usual = TrainConfig()
-    anew = {name: getattr(usual, name) for name in BUDGET} | dict(images=120_000, precision=None)
+    anew = {name: getattr(usual, name) for name in BUDGET} | dict(images=120_000, precision=None, init=None)
     levels = dict(P_mean=0., P_std=1.8)  # higher and wider than for a denoiser: up to where walks begin
-    if changes.get('targets') == 'distribution': levels = dict(P_mean=-.4, P_std=1.2)  # where critic and teacher meet
     rate = dict(lr=1e-3, beta2=.99, warmup_images=2_000, decay_images=10_000)
+    if changes.get('targets') == 'distribution':
+        levels, rate['lr'] = dict(P_mean=0., P_std=1.6), 5e-5  # the critic learns faster, which see
     return replace(config, **{**anew, **levels, **rate, 'teacher': teacher, **changes})
 
 # %% ../nbs/workshop/config.ipynb #cb9d0ecd
@@ -274,7 +289,7 @@ OLD_DEFAULTS: dict[str, Any] = dict(
     patch=1, attention_resolutions=[4], head_channels=16, dropout=0., images=40_000, minutes=None, run=None, root=None,
     device=None, checkpoint_seconds=20., threads=None, compile=False, checkpoint_activations=False,
     shard=False, net='unet', depth=6, augment_version=1, teacher=None, targets='teacher', halve_images=30_000,
-    teacher_cfg_scale=1.)
+    teacher_cfg_scale=1., init=None, hold_out=0., check_every=None)
 _CHANGED = ('augment_version',)  # fields whose default is not what a run without them did
 
 # %% ../nbs/workshop/config.ipynb #829ab14b

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['Root', 'Source', 'SOURCES', 'SIZES', 'batch_indices', 'Images', 'rms_of_counts', 'root_mean_square', 'images_from',
-           'data_root', 'from_torchvision', 'NoSplitError', 'load_data']
+           'data_root', 'from_torchvision', 'NoSplitError', 'locate', 'load_data']
 
 # %% ../nbs/01_data.ipynb #ddf9f330
 import hashlib
@@ -51,6 +51,17 @@ def batch_indices(
     return torch.from_numpy(np.array([_order(n, seed, int(p) // n)[p % n] for p in place]))
 
 # %% ../nbs/01_data.ipynb #af961046
+def _mean_deviation(given: Tensor) -> tuple[tuple[float, float], ...]:
+    "Mean and deviation of each number, or each channel of pictures in [-1,1]; 1 for the deviation of a constant."
+    values = given.movedim(1, 0).flatten(1)                                          # (k,N) or (c,N h w)
+    if given.dtype == torch.uint8:
+        counts = torch.stack([torch.bincount(v, minlength=256) for v in values]).double()
+        share, points = counts / counts.sum(1, keepdim=True), from_pixels(torch.arange(256)).double()
+        mean = share @ points
+        deviation = (share * (points - mean[:, None]).square()).sum(1).sqrt()
+    else: mean, deviation = values.double().mean(1), values.double().std(1, correction=0)
+    return tuple((m, s or 1.) for m, s in zip(mean.tolist(), deviation.tolist()))
+
 @dataclass(frozen=True, eq=False)
 class Images:
     "A data set: pixels, labels, and what a model must know about them."
@@ -63,9 +74,13 @@ class Images:
     bin_width: float = 1 / 127.5     # from one grey level to the next, in [-1,1]
     digest: str | None = None        # SHA-256 of the pixels in `mapped`, from when they were read
     found: tuple[str, ...] = ()      # what was decided and left out when they were read, a line each
+    given: Tensor | None = None      # a condition of each image: pictures uint8 (N,c,h,w), or numbers float32 (N,k)
+    given_scale: tuple[tuple[float, float], ...] = ()  # mean and deviation of its channels or numbers, in training
 
     def __post_init__(self) -> None:
         object.__setattr__(self, 'classes', [str(name) for name in self.classes])  # NumPy's texts, too
+        if self.given is not None and not self.given_scale:
+            object.__setattr__(self, 'given_scale', _mean_deviation(self.given))
 
     def __len__(self) -> int: return len(self.images)
 
@@ -85,8 +100,21 @@ class Images:
         return from_pixels(self.images[index]), None if self.labels is None else self.labels[index]
 
     @property
+    def given_shape(self) -> tuple[int, ...]:
+        "Of one condition: (k,) numbers or (c,h,w) pixels; () without conditions."
+        return () if self.given is None else tuple(self.given.shape[1:])
+
+    def conditions(self,
+        index: Tensor,  # int64 (B,), of which images
+    ) -> Tensor | None:  # float32 (B,k), or (B,c,h,w) in [-1,1]; None for a set without
+        "The conditions of the images at `index`."
+        if self.given is None: return None
+        values = self.given[index]
+        return from_pixels(values) if values.dtype == torch.uint8 else values
+
+    @property
     def fingerprint(self) -> str:
-        "64 hex digits that tell shape, pixels, labels and class names from all others."
+        "64 hex digits that tell shape, pixels, labels, class names and conditions from all others."
         return _fingerprint(self)
 
 # %% ../nbs/01_data.ipynb #48135856
@@ -124,12 +152,26 @@ def _as_tensor(what: str, values: Any) -> Tensor:
     try: return torch.as_tensor(values)
     except (TypeError, ValueError, RuntimeError) as e: raise DataError(f"{what} must be whole numbers: {e}") from e
 
+def _checked_given(given: Any, n: int) -> Tensor:
+    "Conditions as `Images` holds them. Raises DataError, stating the expected shapes, for anything else."
+    values = _as_tensor('given', given)
+    if values.dtype == torch.uint8:
+        if values.ndim == 3: values = values[:, None]
+    elif values.dtype != torch.bool: values = (values[:, None] if values.ndim == 1 else values).float()
+    fits = values.ndim == (4 if values.dtype == torch.uint8 else 2) and values.dtype != torch.bool
+    if not fits or len(values) != n or not values.numel():
+        raise DataError(f"given must be one for each image: numbers ({n},k) or ({n},), or uint8 pictures ({n},c,h,w) "
+                        f"or ({n},h,w), not {values.dtype} {tuple(values.shape)}")
+    if not values.isfinite().all(): raise DataError("given must be finite numbers: leave out images that lack one")
+    return values
+
 def images_from(
     pixels: Tensor | np.ndarray,                             # uint8 (N,C,H,W), or (N,H,W) for grey ones
     labels: Tensor | np.ndarray | Sequence[int] | None = None,  # whole numbers (N,), the first class is 0
     classes: Sequence[str] | np.ndarray | None = None,       # a name for each class; their numbers if not given
     name: str = 'mine',                                      # what a run of it calls it
     bin_width: float = 1 / 127.5,                            # from one grey level to the next, in [-1,1]
+    given: Any = None,                                       # a condition of each: numbers (N,k), uint8 (N,c,h,w)
 ) -> Images:                                                 # with its own sigma_data
     "A data set of what is in memory. Raises DataError, stating the expected shapes, for anything else."
     images = _as_tensor('pixels', pixels)
@@ -138,7 +180,8 @@ def images_from(
     if images.dtype != torch.uint8 or images.ndim != 4 or not images.numel() or channels_last:
         raise DataError("pixels must be uint8 with channels first, (N,C,H,W) or (N,H,W), "
                         f"not {images.dtype} {tuple(images.shape)}")
-    if labels is None: return Images(name, images, None, [], root_mean_square(images), bin_width=bin_width)
+    own: Any = dict(bin_width=bin_width, given=None if given is None else _checked_given(given, len(images)))
+    if labels is None: return Images(name, images, None, [], root_mean_square(images), **own)
     index = _as_tensor('labels', labels)
     if index.is_floating_point() or index.shape != images.shape[:1]:
         raise DataError(f"labels must be whole numbers ({len(images)},), one for each image, "
@@ -147,7 +190,7 @@ def images_from(
     names = [str(c) for c in (range(int(index.max()) + 1) if classes is None else classes)]
     if index.min() < 0 or index.max() >= len(names):
         raise DataError(f"labels must be in 0..{len(names) - 1}, not in {index.min()}..{index.max()}")
-    return Images(name, images, index, names, root_mean_square(images), bin_width=bin_width)
+    return Images(name, images, index, names, root_mean_square(images), **own)
 
 # %% ../nbs/01_data.ipynb #5f07b462
 def data_root(
@@ -199,6 +242,13 @@ def _load_cifar10(name: str, root: Root, split: str, size: int) -> Images:
 class NoSplitError(DataError):
     "A data set has no such split."
 
+def locate(
+    data: str | Path,  # a file, a folder, or the name of a data set
+) -> str:              # the absolute path of what exists; a name as it is
+    "Where data are, also for a process in another folder."
+    path = as_path(data)
+    return str(path.resolve()) if path.exists() else str(data)
+
 Source = Callable[[str, Root, str, Any], Images]  # (name, root, split, size) -> the images of a split
 
 SOURCES: dict[str, Source | str] = dict(          # who reads a data set: a function, or where it lives
@@ -206,7 +256,7 @@ SOURCES: dict[str, Source | str] = dict(          # who reads a data set: a func
     fashion_mnist=_load_fashion_mnist,
     cifar10=_load_cifar10,
     celeba='edm_nbdev.folders:load_celeba',
-    folder='edm_nbdev.folders:load_folder',       # any folder; its path is the name
+    folder='edm_nbdev.folders:load_folder',       # pictures of one's own; where they are is the name
 )
 SIZES: dict[str, tuple[int, ...]] = dict(         # pixels a side; the first is the default
     digits=(8,), fashion_mnist=(32,), cifar10=(32,), celeba=(128, 64))
@@ -220,12 +270,13 @@ def _source(key: str) -> Source:
 
 # %% ../nbs/01_data.ipynb #8180a1b9
 def load_data(
-    name_or_folder: str | Path,  # "digits", "fashion_mnist", "cifar10", "celeba", or a folder of pictures
+    name_or_folder: str | Path,  # "digits", "fashion_mnist", "cifar10" or "celeba"; or a folder, a .zip or .tar of
+                                 # pictures, a table .csv, arrays .npy or .npz, or a dataset "hf://user/name"
     root: Root = None,           # where downloads and caches lie; None for $EDM_DATA, or a cache in the user's home
     split: str = "train",        # "train" or "test"
     size: Size | None = None,    # pixels a side: one of `SIZES[name]`; of a folder any, or (height, width); None for
                                  # the first, or 32
-) -> Images:                     # the images of the split, with the training split's sigma_data
+) -> Images:                     # the images of the split, with the training split's sigma_data and given_scale
     "Load a data set. Raises InputError for a name, split or size that does not exist; DataError if it cannot be read."
     if not isinstance(name_or_folder, (str, Path)):
         raise InputError(f"data must be the name of a data set or a folder, not {type(name_or_folder).__name__}")
@@ -233,9 +284,9 @@ def load_data(
     if size is not None: size = check_size('size', size)
     name = str(name_or_folder)
     known = [key for key in SOURCES if key != 'folder']
-    if name not in known and not as_path(name).is_dir():
-        raise InputError(f"unknown data set '{name}': there are {', '.join(known)}, and folders of pictures, "
-                         f"but '{name}' is no folder")
+    if name not in known and not name.startswith('hf://') and not as_path(name).exists():
+        raise InputError(f"unknown data set '{name}': there are {', '.join(known)}, and folders of pictures, archives, "
+                         f"tables and arrays, but there is no '{name}'")
     sizes = SIZES.get(name, (32, size)) if name in known else (32, size)
     size = sizes[0] if size is None else size
     if size not in sizes:
@@ -243,7 +294,9 @@ def load_data(
         raise InputError(f"size {size_text(size)} is not available: {name} is {there} pixels a side")
     load = _source(name if name in known else 'folder')
     data = load(name, root, split, size)
-    return data if split == 'train' else replace(data, sigma_data=load(name, root, 'train', size).sigma_data)
+    if split == 'train': return data
+    train = load(name, root, 'train', size)
+    return replace(data, sigma_data=train.sigma_data, given_scale=train.given_scale)
 
 # %% ../nbs/01_data.ipynb #d16a0002
 def _as_read(data: Images) -> bool:
@@ -259,7 +312,11 @@ def _fingerprint(data: Images) -> str:
     pixels = data.digest
     if not _as_read(data): pixels = hashlib.sha256(data.images.cpu().contiguous().numpy().data).hexdigest()
     labels = None if data.labels is None else data.labels.tolist()
-    return hashlib.sha256(json.dumps([list(data.images.shape), pixels, labels, data.classes]).encode()).hexdigest()
+    known: list[Any] = [list(data.images.shape), pixels, labels, data.classes]
+    if data.given is not None:
+        values = data.given.cpu().contiguous().numpy()
+        known += [list(values.shape), str(values.dtype), hashlib.sha256(values.data).hexdigest()]
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
 # %% ../nbs/01_data.ipynb #fdeb00ba
 document(__name__)

@@ -64,7 +64,7 @@ class Distillation:
         sigma, sigma_data = batch.sigma, float(denoiser.sigma_data)  # type: ignore[arg-type]
         seen = 0 if batch.seen is None else batch.seen
         lower = lower_level(sigma, seen, self.halve_images, sigma_data)
-        told = {} if batch.changes is None else {'augment': batch.changes}
+        told = {name: t for name, t in (('augment', batch.changes), ('given', batch.given)) if t is not None}
         keys = {'dropout': batch.dropout} if takes_keys(denoiser) else {}  # the same units drop out at both levels
         x = batch.y + expand(sigma, batch.y) * batch.noise
         with in_precision(recipe, x.device):

@@ -193,6 +193,8 @@ def reworked(
     return _drawn(model, n, label, seed=seed, noise=picture.cpu() / sigma + fresh, sigma_max=sigma, **drawing)
 
 # %% ../nbs/workshop/edits.ipynb #ed170016
+_GUIDANCE = 'cfg_scale', 'cfg_interval', 'guide_model', 'given'  # arguments of `generate` that `guide` takes
+
 def _encoded(
     model: Any,                # a denoiser
     pictures: Tensor,          # (B,C,H,W)
@@ -221,7 +223,7 @@ def between(
 ) -> Tensor:                 # (n,C,H,W)
     "Pictures on the way from a to b, along the arc between their encodings. Raises InputError for fewer than two."
     shares = torch.linspace(0, 1, check_whole('n', n, 2))
-    guidance: dict[str, Any] = {k: drawing[k] for k in ('cfg_scale', 'cfg_interval', 'guide_model') if k in drawing}
+    guidance: dict[str, Any] = {k: drawing[k] for k in _GUIDANCE if k in drawing}
     ends = _encoded(model, torch.cat([a, b]), label, steps, precision, guidance)
     arc = torch.stack([slerp(ends[0], ends[1], share.item()) for share in shares])
     return _drawn(model, n, label, steps=steps, precision=precision, noise=arc, **drawing)
@@ -234,7 +236,7 @@ def anagrams(
     **drawing: Any,           # further arguments of `generate`
 ) -> Tensor:                  # (n,C,H,W)
     "Pictures that show one class, and another one upside down. Raises InputError for what does not fit."
-    guidance: dict[str, Any] = {k: drawing[k] for k in ('cfg_scale', 'cfg_interval', 'guide_model') if k in drawing}
+    guidance: dict[str, Any] = {k: drawing[k] for k in _GUIDANCE if k in drawing}
     upright, turned = labels
     def both(guided: Guided) -> Guided: return anagram(guided, guide(model, turned, **guidance))
     return _drawn(model, n, upright, edit=both, **drawing)

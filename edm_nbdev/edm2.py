@@ -6,15 +6,14 @@ __all__ = ['unit_size', 'MPConv', 'force_weights', 'mp_silu', 'mp_sum', 'mp_cat'
 
 # %% ../nbs/17a_edm2.ipynb #87db3c67
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from .core import InputError, check_whole, document
-from .streams import keyed_dropout
-from .unet import noise_features
+from .core import Size, check_size, check_whole, document
+from .unet import Dropping, Network, heads_at, noise_features
 
 # %% ../nbs/17a_edm2.ipynb #4cc46300
 def unit_size(
@@ -113,7 +112,7 @@ class CosineAttention(nn.Module):
         return mp_sum(x, self.out(self.attend(x)), .3)
 
 # %% ../nbs/17a_edm2.ipynb #db17963e
-class MPBlock(nn.Module):
+class MPBlock(Dropping):
     "A residual block of EDM2, modulated by the embedding, with attention after it where heads > 0."
     def __init__(self,
         c_in: int,            # channels that come in
@@ -123,23 +122,14 @@ class MPBlock(nn.Module):
         dropout: float = 0.,  # share of values dropped in training
         encodes: bool = True,  # on the way down: bring each place to unit size first
     ) -> None:
-        super().__init__()
+        super().__init__(dropout)
         self.encodes = encodes
         self.skip = MPConv(c_in, c_out, 1) if c_in != c_out else nn.Identity()
         self.conv1 = MPConv(c_out if encodes else c_in, c_out)
         self.modulate = MPConv(c_emb, c_out, 0)
         self.gain = nn.Parameter(torch.zeros(()))  # how much the embedding has to say
         self.conv2 = MPConv(c_out, c_out)
-        self.dropout, self.layer = dropout, 0      # the layer's number, by which its masks differ from others'
         self.attention = CosineAttention(c_out, heads) if heads else nn.Identity()
-
-    def drop(self,
-        h: Tensor,            # (B,c_out,H,W)
-        keys: Tensor | None,  # int64 (B,), by which each image's mask is drawn; None for torch's random numbers
-    ) -> Tensor:              # like h
-        "In training, set a share of the values to 0 and scale the others up (Srivastava et al. 2014)."
-        if keys is None: return F.dropout(h, self.dropout, self.training)
-        return keyed_dropout(h, self.dropout, keys, self.layer) if self.training and self.dropout else h
 
     def forward(self,
         x: Tensor,    # (B,c_in,H,W)
@@ -154,30 +144,11 @@ class MPBlock(nn.Module):
         if not self.encodes: x = self.skip(x)
         return self.attention(mp_sum(x, h, .3))
 
-# %% ../nbs/17a_edm2.ipynb #aea67c3c
-def _heads(shape: tuple[int, int], patch: int, widths: list[int], attends: tuple[int, ...], head_channels: int,
-           ) -> list[int]:
-    "Attention heads at each level, which has `widths` channels. Raises InputError where numbers do not fit each other."
-    halvings = len(widths) - 1
-    least = patch * 2**halvings
-    if any(side < 1 or side % least for side in shape):
-        raise InputError(f"size {shape[0]}x{shape[1]} with patch {patch} cannot be halved {halvings} times: both sides "
-                         f"must be multiples of {least}")
-    resolutions = [min(shape) // patch // 2**level for level in range(len(widths))]
-    if set(attends) - set(resolutions):
-        raise InputError(f"attention_resolutions {tuple(attends)} are not among those of this network, "
-                         f"{tuple(resolutions)}")
-    for channels, resolution in zip(widths, resolutions, strict=True):
-        if resolution in attends and channels % head_channels:
-            raise InputError(f"{channels} channels at resolution {resolution} cannot be shared by heads of "
-                             f"{head_channels}")
-    return [c // head_channels if r in attends else 0 for c, r in zip(widths, resolutions, strict=True)]
-
 # %% ../nbs/17a_edm2.ipynb #fe0aab63
-class EDM2UNet(nn.Module):
+class EDM2UNet(Network):
     "The U-Net of EDM2 (Karras et al. 2024): no bias, no group norm, and weights on spheres. Called as `unet.UNet` is."
     def __init__(self,
-        size: int | tuple[int, int],  # pixels a side, or (height, width)
+        size: Size,                   # pixels a side, or (height, width)
         channels: int = 1,            # of an image: 1 for grey, 3 for colour
         n_classes: int = 0,           # 0 for images without labels
         width: int = 32,              # channels at full resolution
@@ -188,19 +159,16 @@ class EDM2UNet(nn.Module):
         dropout: float = 0.,          # share of values dropped in training
         n_augment: int = 0,           # numbers that say how an image was changed, such as `N_AUGMENT`; 0 for none
         patch: int = 1,               # 2: squares of 2x2 pixels become channels, all inside is half as wide
+        given_shape: tuple[int, ...] = (),  # of a condition beside the class: (k,) numbers or a (c,h,w) picture
     ) -> None:
-        super().__init__()
         check_whole('blocks', blocks)
-        height, length = (size, size) if isinstance(size, int) else size
+        size = check_size('size', size)
         widths = [width * mult for mult in mults]                            # channels at each level
-        heads = _heads((height, length), patch, widths, attention_resolutions, head_channels)
-        self.shape, self.n_classes, self.patch = (channels, height, length), n_classes, patch
+        heads = heads_at(size, patch, widths, attention_resolutions, head_channels)
         c_emb, c_image = 4 * width, channels * patch**2
-        self.embed_noise = MPConv(32, c_emb, 0)                              # 2x16 features
-        self.embed_label = MPConv(n_classes + 1, c_emb, 0) if n_classes else None  # the last one is the null class
-        self.embed_augment = MPConv(n_augment, c_emb, 0) if n_augment else None
+        super().__init__(size, channels, n_classes, n_augment, patch, c_emb, given_shape)
         self.augment_gain = nn.Parameter(torch.zeros(())) if n_augment else None
-        self.stem = MPConv(c_image + 1, width)                               # one channel more, which is 1 everywhere
+        self.stem = MPConv(self.channels_in + 1, width)                      # one channel more, which is 1 everywhere
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         for c_in, c, n in zip([width, *widths], widths, heads):
             arriving = [c_in] + [c] * (blocks - 1)
@@ -211,69 +179,58 @@ class EDM2UNet(nn.Module):
             self.up.append(nn.ModuleList([MPBlock(a, c, c_emb, n, dropout, encodes=False) for a in arriving]))
         self.out, self.gain = MPConv(widths[0], c_image), nn.Parameter(torch.zeros(()))
         for i, block in enumerate(m for m in self.modules() if isinstance(m, MPBlock)): block.layer = i
-        self.checkpoint_activations = False  # True: keep no values inside blocks, compute them again in backward
         self.to(memory_format=torch.channels_last)
 
-    def embed(self,
-        c_noise: Tensor,         # ln(sigma)/4, (B,) or (1,)
-        label: Tensor | None,    # classes int64 (B,); None or n_classes for none
+    def embeddings(self,
+        n_augment: int,  # as for `Network`
+        c_emb: int,      # as for `Network`
+    ) -> tuple[Any, Any, Any, Any]:  # a layer for each; None for what the network is not told
+        "As in lesson 06, of layers that keep sizes."
+        return (MPConv(32, c_emb, 0), MPConv(self.n_classes + 1, c_emb, 0) if self.n_classes else None,
+                MPConv(n_augment, c_emb, 0) if n_augment else None,
+                MPConv(self.given_shape[0] + 1, c_emb, 0) if len(self.given_shape) == 1 else None)
+
+    def mix(self,
+        features: Tensor,        # of the noise level (B,32) or (1,32)
+        label: Tensor | None,    # classes int64 (B,), n_classes for none; None without classes
         augment: Tensor | None,  # how the images were changed (B,n_augment); None for not at all
+        numbers: Tensor | None,  # given numbers, from `shown` (B,k+1); None for a network without
         n: int,                  # how many images, B
     ) -> Tensor:                 # (B,c_emb)
-        """The embedding of noise level, label and augmentation, which every block receives.
-        Raises InputError for a label or an augmentation that the network was not made for."""
-        dtype = self.stem.weight.dtype
-        emb = self.embed_noise(math.sqrt(2) * noise_features(c_noise).to(dtype)).expand(n, -1)
-        if self.embed_label is None:
-            if label is not None:
-                raise InputError("this network was made without labels (n_classes=0): call it with label=None")
-        else:
+        "One embedding, of size 1, of all that the network is told."
+        emb = self.embed_noise(math.sqrt(2) * features).expand(n, -1)
+        if label is not None:
             known = self.n_classes + 1
-            if label is None: label = torch.full((n,), self.n_classes, device=emb.device)
-            one_hot = (label[:, None] == torch.arange(known, device=emb.device)).to(dtype)  # (B,known)
+            one_hot = F.one_hot(label, known).to(features.dtype)  # (B,known)
             emb = mp_sum(emb, self.embed_label(math.sqrt(known) * one_hot))
-        if augment is not None:
-            if self.embed_augment is None:
-                raise InputError("this network was made without augmentation (n_augment=0): call it with augment=None")
-            emb = emb + self.augment_gain * self.embed_augment(augment)
+        if numbers is not None:  # where they are hidden, their 1 is 0 and nothing is mixed in
+            emb = torch.where(numbers[:, -1:] > 0, mp_sum(emb, self.embed_given(numbers)), emb)
+        if augment is not None: emb = emb + self.augment_gain * self.embed_augment(augment)
         return mp_silu(emb)
 
-    def forward(self,
-        x: Tensor,                      # scaled noisy images (B,C,H,W)
-        c_noise: Tensor,                # ln(sigma)/4, (B,) or (1,)
-        label: Tensor | None = None,    # classes int64 (B,); None or n_classes for none
-        augment: Tensor | None = None,  # how the images were changed (B,n_augment); None for not at all
-        dropout: Tensor | None = None,  # keys of the dropout's masks, int64 (B,); None for torch's random numbers
-    ) -> Tensor:                        # like `x`
-        "F(x, c_noise, label). Raises InputError for images of another shape, or a label where there are none."
-        if x.shape[1:] != self.shape:
-            raise InputError(f"images of shape {tuple(x.shape[1:])} do not fit this network, "
-                             f"which is made for {self.shape}")
-        emb = self.embed(c_noise, label, augment, x.shape[0])
+    def body(self,
+        x: Tensor,            # squares of pixels as channels (B,channels_in,rows,columns)
+        emb: Tensor,          # the embedding (B,c_emb)
+        keys: Tensor | None,  # of dropout, int64 (B,)
+    ) -> Tensor:              # (B,c_image,rows,columns)
+        "Down, around and up, as in lesson 06."
         skips = []                                        # a stack: what each block made on the way down
-        x = F.pixel_unshuffle(x, self.patch)
         x = torch.cat([x, torch.ones_like(x[:, :1])], 1).contiguous(memory_format=torch.channels_last)
         x = self.stem(x)
         for i, level in enumerate(self.down):
             if i: x = F.avg_pool2d(x, 2)
             for block in level.children():
-                x = self._call(block, x, emb, dropout)
+                x = self._call(block, x, emb, keys)
                 skips.append(x)
-        x = self._call(self.middle, x, emb, dropout)
+        x = self._call(self.middle, x, emb, keys)
         for i, level in enumerate(self.up):
             if i: x = F.interpolate(x, scale_factor=2)
-            for block in level.children(): x = self._call(block, mp_cat(x, skips.pop()), emb, dropout)
-        return F.pixel_shuffle(self.gain * self.out(x), self.patch).contiguous()
+            for block in level.children(): x = self._call(block, mp_cat(x, skips.pop()), emb, keys)
+        return self.gain * self.out(x)
 
     def after_step(self) -> None:
         "Put the weights back on their spheres, after each step of the optimizer; `training.update` calls it."
         force_weights(self)
-
-    def _call(self, block: nn.Module, x: Tensor, emb: Tensor, keys: Tensor | None) -> Tensor:
-        "A block's output; with `checkpoint_activations`, the backward pass computes its inner values again."
-        if self.checkpoint_activations and self.training:
-            return checkpoint(block, x, emb, keys, use_reentrant=False, preserve_rng_state=keys is None)
-        return block(x, emb, keys)
 
 # %% ../nbs/17a_edm2.ipynb #94021791
 class Uncertainty(nn.Module):

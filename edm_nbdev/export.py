@@ -25,6 +25,7 @@ from torch.func import functional_call
 from .config import BUDGET
 from .core import InputError, as_path, atomic_write, check_writable, document, keyed_rng, stamp
 from .generation import is_distilled, usual_walk
+from .hub import push_model
 from .models import list_models, load_model, model_header, network_name, unwrap
 from .options import as_command
 from .precond import Denoiser
@@ -41,6 +42,8 @@ def _plain_copy(
     if getattr(plain, 'data', None) is None:
         raise InputError("a model needs .data to be exported, such as `model.data = About.of(images)`; `make_denoiser` "
                          "and `train` give it")
+    if getattr(plain, 'given_shape', ()):
+        raise InputError("a model with conditions beside the class cannot be exported")
     copy = deepcopy(plain)
     net: Any = getattr(copy, 'net', None)
     if isinstance(copy, Denoiser): copy.net = unwrap(net)
@@ -146,7 +149,8 @@ def _about(
     if config is not None:
         own = {'data', *BUDGET} if data['name'] != config['data'] else set(BUDGET)
         config = {name: value for name, value in config.items() if name not in own}
-        if config.get('teacher') not in (None, *list_models()): config['teacher'] = Path(config['teacher']).name
+        for name in ('teacher', 'init'):
+            if config.get(name) not in (None, *list_models()): config[name] = Path(config[name]).name
     return {**data, 'n_classes': getattr(model, 'n_classes', 0), 'distilled': is_distilled(model), 'half': half,
             'config': config, 'network': header.get('network'), **stamp()}
 
@@ -292,9 +296,16 @@ def edm_export(
     out: str | None = None,   # the file to write; NAME.onnx or NAME.pt2 in this folder if not given
     half: bool = False,       # keep the weights in float16: half the size
     overwrite: bool = False,  # replace a file that is there
+    # instead of a file: put the model into this repository of the Hugging Face Hub, as in user/name
+    push: str | None = None,
+    licence: str | None = None,  # with push: under which it may be used, as in apache-2.0
     debug: bool = False,      # show the traceback of an error
 ) -> None:
     "Write a model as a file that other programs run without this package, once it answers as the model does."
+    if push is not None:
+        if out or half: raise InputError("out and half are for files, and push writes none here: leave them out")
+        print(push_model(model, push, licence))
+        return
     if format not in _WRITERS: raise InputError(f"format must be {' or '.join(_WRITERS)}, not '{format}'")
     suffix, write = _WRITERS[format]
     path = _check_target(out or f'{as_path(model).stem}{suffix}', suffix)

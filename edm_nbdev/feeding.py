@@ -6,7 +6,9 @@ __all__ = ['Feeder']
 # %% ../nbs/workshop/feeding.ipynb #74314962
 import math
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from .augment import Augment
 from .core import InputError, document, from_pixels
 from .data import Images, batch_indices
 from .streams import normal, place_keys, stream_key, uniform
-from .training import Batch, Recipe, draw_batch
+from .training import Batch, Recipe, change_together, draw_batch, hide
 
 # %% ../nbs/workshop/feeding.ipynb #a36a5356
 @dataclass(frozen=True, eq=False)
@@ -25,6 +27,7 @@ class _Share:
     step: int              # which step
     images: Tensor         # uint8 (n,C,H,W)
     labels: Tensor | None  # int64 (n,); None where no classes are learnt
+    given: Tensor | None   # conditions uint8 (n,c,h,w) or float32 (n,k); None where none are learnt
     arrived: Any           # an event of a GPU: from then on they are there; None elsewhere
 
 class Feeder:
@@ -63,22 +66,23 @@ class Feeder:
             return draw_batch(self.data, self.recipe, step, first, last, self.augment).to(self.device)
         part = slice(first - self.start, last - self.start)
         share = self._share(step)
-        return self._draw(step, first, share.images[part], None if share.labels is None else share.labels[part])
+        label, given = (None if rows is None else rows[part] for rows in (share.labels, share.given))
+        return self._draw(step, first, share.images[part], label, given)
 
-    def _draw(self, step: int, first: int, pixels: Tensor, label: Tensor | None) -> Batch:
-        "Draw on the device all that is random, for images (n,C,H,W) and classes (n,) from place `first` on."
+    def _draw(self, step: int, first: int, pixels: Tensor, label: Tensor | None, given: Tensor | None) -> Batch:
+        "Draw on the device all that is random, for images (n,C,H,W), their classes and conditions, from `first` on."
         places = torch.arange(first, first + len(pixels), device=self.device)                    # (n,)
         def keys(purpose: str) -> Tensor: return place_keys(stream_key(purpose, self.recipe.seed, step), places)
         y, changes = from_pixels(pixels), None
         sigma = (normal(keys('sigma')) * self.recipe.P_std + self.P_mean).exp()                  # (n,)
         noise = normal(keys('noise'), *self.data.shape)                                          # (n,C,H,W)
-        if label is not None:
-            hidden = uniform(keys('hidden')) < self.recipe.label_drop                            # (n,)
-            label = label.masked_fill(hidden, len(self.data.classes))
+        hidden = uniform(keys('hidden')) < self.recipe.label_drop                                # (n,)
+        if label is not None: label = label.masked_fill(hidden, len(self.data.classes))
+        if given is not None and given.dtype == torch.uint8: given = from_pixels(given)
         if self.augment is not None:
-            y, changes = self.augment.on(y, keys('augment'))
+            y, changes, given = change_together(partial(self.augment.on, keys=keys('augment')), y, given)
         seen = torch.full((len(y),), step * self.recipe.batch_size, device=self.device)
-        return Batch(y, label, sigma, noise, changes, keys('dropout'), seen)
+        return Batch(y, label, sigma, noise, changes, keys('dropout'), seen, hide(given, hidden))
 
     def _share(self, step: int) -> _Share:
         "The images of a step, which the thread has read meanwhile. It goes on with those of the next."
@@ -94,7 +98,7 @@ class Feeder:
         if self.copies is not None:
             computing = torch.cuda.current_stream(self.device)
             computing.wait_event(share.arrived)
-            for sent in (share.images, share.labels):
+            for sent in (share.images, share.labels, share.given):
                 if sent is not None: sent.record_stream(computing)  # in use until this stream is done with it
         self.here = share
         return share
@@ -103,14 +107,12 @@ class Feeder:
         "Gather the images of a step and send them to the device. Runs in the thread."
         data, recipe = self.data, self.recipe
         index = batch_indices(len(data), recipe.batch_size, recipe.seed, step)[self.start:self.stop]
-        images = self._gather(data.images, index)
-        labels = self._gather(data.labels, index) if data.labels is not None and recipe.conditional else None
-        if self.copies is None:
-            return _Share(step, images.to(self.device), None if labels is None else labels.to(self.device), None)
-        with torch.cuda.stream(self.copies):
-            images = images.to(self.device, non_blocking=True)
-            if labels is not None: labels = labels.to(self.device, non_blocking=True)
-            return _Share(step, images, labels, self.copies.record_event())
+        sources = data.images, *((data.labels, data.given) if recipe.conditional else (None, None))
+        rows = [None if source is None else self._gather(source, index) for source in sources]
+        with nullcontext() if self.copies is None else torch.cuda.stream(self.copies):
+            images, labels, given = [None if r is None else r.to(self.device, non_blocking=True) for r in rows]
+            assert images is not None
+            return _Share(step, images, labels, given, self.copies and self.copies.record_event())
 
     def _gather(self, source: Tensor, index: Tensor) -> Tensor:
         "The rows at `index`, in memory from which a GPU can fetch them."

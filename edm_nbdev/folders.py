@@ -11,70 +11,95 @@ import warnings
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image
 
 from .caches import read_once
-from .core import DataError, Size, as_path, check_size, document, height_width, size_text
-from .data import Images, NoSplitError, from_torchvision
-from .layout import find_splits, list_pictures
+from .core import DataError, Size, check_size, document, height_width, size_text
+from .data import Images, NoSplitError, from_torchvision, locate
+from .formats import holds_dataset, open_arrays, open_dataset, open_table
+from .layout import ARCHIVES, Entry, Listing, Splits, find_splits, list_archive, list_folder
 from edm_nbdev.pictures import (
     PICTURES,
     Look,
+    Packed,
     Rules,
     explain_rules,
     look_at,
     open_picture,
+    read_picture,
     readable,
     rule_of,
     square_pixels,
 )
 from .plots import plain_text
-from .reading import CHUNK, Reading, in_parallel
+from .reading import CHUNK, Reading, Unreadable, in_parallel
 
 # %% ../nbs/workshop/folders.ipynb #82289645
-def _class_folders(folder: Path, files: list[str]) -> list[str]:
-    "The classes of these files; none if all lie loose. Raises DataError for a mixture."
-    classes = sorted({file.split(os.sep)[0] for file in files if os.sep in file})
-    loose = [file for file in files if os.sep not in file]
+def _class_names(listing: Listing, entries: list[Entry]) -> list[str]:
+    "The classes of these pictures; none if they have none. Raises DataError for a mixture."
+    classes = sorted({entry.label for entry in entries if entry.label is not None})
+    loose = [entry.name for entry in entries if entry.label is None]
     if classes and loose:
-        raise DataError(f"'{folder}' has pictures in class folders ({', '.join(classes[:3])}) and {len(loose)} "
-                        f"beside them ({', '.join(loose[:3])}): move those")
-    return classes
+        raise DataError(f"'{listing.place}' has pictures in classes ({', '.join(classes[:3])}) and {len(loose)} "
+                        f"beside them ({', '.join(loose[:3])}): give those a class, or move them")
+    return (listing.classes or classes) if classes else []
 
-def _indices(folder: Path, names: list[str], classes: list[str]) -> dict[str, int]:
-    "The index of each class folder. Another spelling of an accent is the same name. Raises DataError for others."
+def _indices(place: Path | Packed, names: list[str], classes: list[str]) -> dict[str, int]:
+    "The index of each class. Another spelling of an accent is the same name. Raises DataError for other classes."
     index = {unicodedata.normalize('NFC', name): i for i, name in enumerate(classes)}
     index |= {name: i for i, name in enumerate(classes)}
     plain = {name: name if name in index else unicodedata.normalize('NFC', name) for name in names}
     unknown = sorted(name for name in names if plain[name] not in index)
-    if unknown: raise DataError(f"'{folder}' has classes that the training pictures lack: {', '.join(unknown)}")
+    if unknown: raise DataError(f"'{place}' has classes that the training pictures lack: {', '.join(unknown)}")
     return {name: index[plain[name]] for name in names}
+
+def _labels(listing: Listing, entries: list[Entry], train: Any, found: list[str]) -> tuple[list[str], list[int] | None]:
+    "The classes, and the label of each picture; none without classes."
+    names = _class_names(listing, entries)
+    if names and train and not train.classes:
+        found.append("the class folders of the test pictures do not count, as the training pictures have no classes")
+        return [], None
+    if not names: return [], None
+    classes = train.classes if train else names
+    index = _indices(listing.place, sorted({str(entry.label) for entry in entries}), classes)
+    return classes, [index[str(entry.label)] for entry in entries]
 
 # %% ../nbs/workshop/folders.ipynb #d16b0001
 _VERSION = 3  # of the pixels: another one has all caches made anew
+
+class _Kind(NamedTuple):
+    "How pictures are read."
+    size: Size     # pixels a side, or (height, width)
+    channels: int
+    rules: Rules   # for deep ones
+
+    @property
+    def shape(self) -> tuple[int, ...]: return self.channels, *height_width(self.size)
 
 @dataclass(frozen=True)
 class _Train:
     "What the test split takes from the training split."
     classes: list[str]
-    channels: int
-    rules: Rules
+    kinds: list[_Kind]  # of the images; and of their conditions, if those are pictures
+    numbers: int        # how many there are in a condition
 
-def _look_through(folder: Path, files: list[str], workers: int | None) -> Look:
-    "Look at all files, before they are read."
+def _look_through(listing: Listing, names: list[str], workers: int | None) -> Look:
+    "Look at all these pictures, before they are read."
     look, step = Look(), CHUNK[0]
-    def part(start: int) -> Look: return look_at(folder, files[start:start + step])
-    for some in in_parallel(part, range(0, len(files), step), workers, f"'{folder}'"): look.add(some)
+    def part(start: int) -> Look: return look_at(listing.place, names[start:start + step])
+    for some in in_parallel(part, range(0, len(names), step), workers, f"'{listing.place}'"): look.add(some)
     return look
 
-def _rules_for(folder: Path, look: Look, train: _Train | None) -> Rules:
-    "The rules for deep pictures: those of the training split, and of what it lacks our own."
+def _kind(listing: Listing, look: Look, size: Size, train: _Kind | None) -> _Kind:
+    """How to read the pictures of a look: in grey if none holds colour, and deep ones by one rule. In the test split it
+    is the way of the training split, and our own rules for what it lacks."""
     try: rules = {kind: rule_of(kind, depth) for kind, depth in look.deep.items()}
-    except DataError as e: raise DataError(f"'{folder}': {e}") from e
-    return rules if train is None else rules | train.rules
+    except DataError as e: raise DataError(f"'{listing.place}': {e}") from e
+    return train._replace(rules=rules | train.rules) if train else _Kind(size, look.channels, rules)
 
 def _some(names: list[str]) -> str:
     "The first three names, and how many more there are."
@@ -84,65 +109,88 @@ def _hash(*parts: Any) -> str:
     "Hex digits that change with any part."
     return hashlib.sha256(repr(parts).encode()).hexdigest()
 
-def _read_folder(
-    folder: Path, listing: list[tuple[str, int, int]], size: Size, train: _Train | None, workers: int | None,
-) -> Reading:
-    "Start to read a folder; in grey if no file holds colour, unless the training split says otherwise."
+def _condition_size(place: Path | Packed, name: str, size: Size) -> Size:
+    "The size of a picture that is a condition: its own, if it divides that of the images, or else theirs."
+    if isinstance(place, Packed) and place.arrays: h, w = place.read(name).shape[1:]
+    else:
+        try:
+            with open_picture(place, name) as image: h, w = image.height, image.width
+        except Unreadable: return size
+    height, width = height_width(size)
+    return size if height % h or width % w else (h, w)
+
+def _read(listing: Listing, size: Size, train: _Train | None, workers: int | None) -> Reading:
+    "Start to read the pictures of a listing."
     Image.preinit()                                                           # once, not in each process
-    look = _look_through(folder, [file for file, _, _ in listing], workers)
-    ours = set(look.ours)
-    files = [file for file, _, _ in listing if file not in ours]
-    if not files: raise DataError(f"there is no picture in '{folder}' but those that edm_nbdev drew: {look.ours[0]}")
-    names = _class_folders(folder, files)
-    classes = names if train is None else train.classes if names else []
-    labels = None
-    if classes:
-        index = _indices(folder, names, classes)
-        labels = [index[file.split(os.sep)[0]] for file in files]
-    rules = _rules_for(folder, look, train)
-    found = explain_rules(look, rules)
-    if names and not classes:
-        found.append("the class folders of the test pictures do not count, as the training pictures have no classes")
-    if ours: found.append(f"left out, as edm_nbdev drew it: {_some(look.ours)}")
-    channels = (3 if look.colour else 1) if train is None else train.channels
+    looks = [_look_through(listing, [entry.name for entry in listing.files], workers)]
+    place, ours = listing.place, set(looks[0].ours)
+    entries = [entry for entry in listing.files if entry.name not in ours]
+    if not entries: raise DataError(f"there is no picture in '{place}' but those that edm_nbdev drew: {min(ours)}")
+    files, sizes, numbers = [[entry.name for entry in entries]], [size], None
+    if isinstance(entries[0].given, tuple): numbers = [entry.given for entry in entries]
+    elif entries[0].given:
+        files.append([str(entry.given) for entry in entries])
+        looks.append(_look_through(listing, files[1], workers))
+        sizes.append(_condition_size(place, files[1][0], size))
+    if train and (len(files), len(numbers[0]) if numbers else 0) != (len(train.kinds), train.numbers):
+        raise DataError(f"'{place}' has other conditions than the training pictures: give both the same")
+    kinds = [_kind(listing, look, size, train.kinds[k] if train else None)
+             for k, (look, size) in enumerate(zip(looks, sizes, strict=True))]
+    found = [line for look, kind in zip(looks, kinds, strict=True) for line in explain_rules(look, kind.rules)]
+    if ours: found.append(f"left out, as edm_nbdev drew it: {_some(looks[0].ours)}")
+    classes, labels = _labels(listing, entries, train, found)
     def decode(i: int) -> np.ndarray:
-        with open_picture(folder, files[i]) as image: return square_pixels(image, size, channels, rules)
-    fingerprint = _hash(_VERSION, CHUNK, size, train, [entry for entry in listing if entry[0] not in ours])
-    return Reading(f"'{folder}'", files, decode, (channels, *height_width(size)), classes, labels, fingerprint, found,
-                   dict(rules=rules))
+        return np.concatenate([read_picture(place, names[i], *kind).ravel()
+                               for names, kind in zip(files, kinds, strict=True)])
+    fingerprint = _hash(_VERSION, CHUNK, size, train, listing.classes, entries)
+    return Reading(f"'{place}'", files[0], decode, kinds[0].shape, classes, labels, fingerprint, found,
+                   dict(kinds=kinds), kinds[1].shape if len(kinds) > 1 else (), numbers)
 
 # %% ../nbs/workshop/folders.ipynb #d16b0002
 def _load_split(
-    top: Path, folder: Path, root: str | Path | None, size: Size, workers: int | None, train: _Train | None = None,
+    top: str, listing: Listing, root: str | Path | None, size: Size, workers: int | None, train: _Train | None = None,
 ) -> tuple[Images, _Train]:
     "A split, and what the test split has to know of it."
-    listing = list_pictures(folder)
-    if '' in listing.locked: raise DataError(f"the folder '{folder}' cannot be opened")
-    if not listing.files: raise DataError(f"there is no picture in '{folder}' ({', '.join(PICTURES)})")
-    found = [f"passed over, as it holds a run: {_some(listing.runs)}"] if listing.runs else []
+    place, name = listing.place, Path(top).name.replace(':', '-')
+    if not listing.files: raise DataError(f"there is no picture in '{place}' ({', '.join(PICTURES)})")
+    found = listing.found + ([f"passed over, as it holds a run: {_some(listing.runs)}"] if listing.runs else [])
     if listing.twice:
         found.append(f"counted once, though other names lead there too: {_some(sorted(listing.twice))}")
     if listing.locked:
-        found.append(f"left out of '{folder}', as it cannot be opened: {_some(listing.locked)}")
+        found.append(f"left out of '{place}', as it cannot be opened: {_some(listing.locked)}")
         warnings.warn(found[-1], stacklevel=3)
-    key = f'{top.name[:40]}-{size_text(size)}-' + hashlib.sha256(os.fsencode(folder)).hexdigest()[:8]
-    read = partial(_read_folder, folder, listing.files, size, train, workers)
-    data, notes = read_once(top.name, key, _hash(_VERSION, CHUNK, size, train, listing.files), read, root, workers)
-    rules = {kind: rule and (rule[0], rule[1]) for kind, rule in notes['rules'].items()}
-    return replace(data, found=(*found, *data.found)), _Train(data.classes, data.shape[0], rules)
+    key = f'{name[:40]}-{size_text(size)}-' + hashlib.sha256(os.fsencode(str(place))).hexdigest()[:8]
+    seen = _hash(_VERSION, CHUNK, size, train, listing.classes, listing.files)
+    data, notes = read_once(name, key, seen, partial(_read, listing, size, train, workers), root, workers)
+    kinds = [_Kind(check_size('size', size), channels, {kind: rule and tuple(rule) for kind, rule in rules.items()})
+             for size, channels, rules in notes['kinds']]
+    numbers = data.given.shape[1] if data.given is not None and len(kinds) == 1 else 0
+    return replace(data, found=(*found, *data.found)), _Train(data.classes, kinds, numbers)
+
+def _find(top: str) -> Splits:
+    "What is at a path. Raises DataError if it is of no format that is read."
+    path, ending = Path(top), top.lower()
+    if top.startswith('hf://'): return open_dataset(top)
+    if path.is_dir():
+        listing = list_folder(path)
+        return open_dataset(top) if not listing.files and holds_dataset(path) else find_splits(listing)
+    if ending.endswith('.csv'): return open_table(path)
+    if ending.endswith(('.npy', '.npz')): return open_arrays(path)
+    if ending.endswith(ARCHIVES): return find_splits(list_archive(path))
+    raise DataError(f"'{top}' is no folder, and none of {', '.join(ARCHIVES)}, .csv, .npy and .npz")
 
 def load_folder(
-    name: str | Path,                # the folder
+    name: str | Path,                # a folder, an archive, a table, arrays, or "hf://user/name"
     root: str | Path | None = None,  # where the cache lies, as for `cache_folder`
     split: str = 'train',            # "train" or "test"
     size: Size = 32,                 # pixels a side, or (height, width)
     workers: int | None = None,      # how many pictures to read at the same time; None: one for each core
 ) -> Images:                         # its `name` is the folder's, its sigma_data the split's own
-    """A split of a folder of pictures, read once and then cached. The test split has the classes, the colours and the
+    """A split of pictures of one's own, read once and then cached. The test split has the classes, the colours and the
     rules for deep pictures of the training split. What was left out is in `found`, and a warning where it may not be
     meant. Raises NoSplitError if there is no test split, and DataError if nothing can be read."""
-    top, size = as_path(name).resolve(), check_size('size', size)
-    try: splits = find_splits(top)
+    top, size = locate(name), check_size('size', size)
+    try: splits = _find(top)
     except OSError as e: raise DataError(f"'{top}' cannot be read ({e.strerror})") from e
     if split == 'test' and splits.test is None: raise NoSplitError(splits.why)
     for line in splits.said: warnings.warn(line, stacklevel=2)
@@ -167,6 +215,16 @@ def _counted(data: Images) -> str:
         f'to {most:,} (class {plain_text(data.classes[counts.index(most)])})')
     return f'{len(data):,} of {len(data.classes):,} classes, {each}'
 
+def _described(given: torch.Tensor) -> str:
+    "What conditions are."
+    if given.ndim == 2: return f'{given.shape[1]} number{"s" * (given.shape[1] > 1)} for each picture'
+    _, C, H, W = given.shape
+    return f'another picture for each, {H}x{W} pixels, {_colours(C)}'
+
+def _colours(channels: int) -> str:
+    "What so many channels are."
+    return {1: 'grey', 3: 'colour'}.get(channels, f'{channels} channels')
+
 def describe(
     train: Images,              # the training split
     test: Images | None | str,  # the test split; or why there is none
@@ -177,8 +235,9 @@ def describe(
     unseen = _counted(test) if isinstance(test, Images) else f'none ({test})' if test else 'none'
     lines = [f'training pictures: {_counted(train)}', *([f'classes: {_names(train.classes)}'] if train.classes else []),
              f'test pictures: {unseen}',
-             f'{H}x{W} pixels, {"grey" if C == 1 else "colour" if C == 3 else f"{C} channels"}, values '
-             f'{int(some.min())} to {int(some.max())}, sigma_data {train.sigma_data:.3f}', *train.found]
+             f'{H}x{W} pixels, {_colours(C)}, values {int(some.min())} to {int(some.max())}, '
+             f'sigma_data {train.sigma_data:.3f}',
+             *([] if train.given is None else [f'conditions: {_described(train.given)}']), *train.found]
     return lines + [line for line in test.found if line not in train.found] if isinstance(test, Images) else lines
 
 # %% ../nbs/workshop/folders.ipynb #8782e742

@@ -21,11 +21,13 @@ import edm_nbdev.fewsteps  # noqa: F401  so do its
 from .bars import Lines, Redrawn, bar
 from edm_nbdev.core import (
     DenoiserLike,
+    Given,
     InputError,
     Label,
     Scale,
     check_whole,
     class_indices,
+    conditions,
     device_of,
     document,
     scale_tensor,
@@ -111,14 +113,17 @@ def check_null_class(
     model: Any,             # a denoiser
     label: Any,             # what it is asked for; None for no label
     cfg_scale: Any = 1.,    # alpha of guidance away from "no label": a number, or a tensor of them
+    given: Any = None,      # the condition beside the class; None for none
 ) -> None:
     """Raise InputError where an answer without a label is needed that the model has never learned, since it was
     trained with label_drop 0. What is known of a model is what its .config says."""
-    learned = getattr(getattr(model, 'config', None), 'label_drop', None) != 0 or not getattr(model, 'n_classes', 0)
-    if learned or label is not None and (torch.as_tensor(cfg_scale) == 1).all(): return
+    learned = getattr(getattr(model, 'config', None), 'label_drop', None) != 0
+    needs = 'label' if getattr(model, 'n_classes', 0) else 'condition' if getattr(model, 'given_shape', ()) else None
+    asked = label is not None or given is not None
+    if learned or not needs or asked and (torch.as_tensor(cfg_scale) == 1).all(): return
     use = "guidance must stay at cfg_scale 1, or lead away from a guide_model"
-    if label is None: use = "drawing needs a label"
-    raise InputError(f"this model was trained with label_drop 0 and never learned to draw without a label: {use}. "
+    if not asked: use = f"drawing needs a {needs}"
+    raise InputError(f"this model was trained with label_drop 0 and never learned to draw without a {needs}: {use}. "
                      "A model trained with label_drop .1 can do both")
 
 def _asked(
@@ -127,16 +132,20 @@ def _asked(
     label: Label,           # classes, or None
     cfg_scale: Scale,       # alpha of guidance
     guide_model: DenoiserLike | None,  # a weaker denoiser, or None
-) -> tuple[Tensor | None, Tensor]:  # labels int64 (n,) or None, alpha () or (n,)
-    "Labels and alpha as tensors. Raises InputError for what does not fit, and where there is nothing to steer towards."
-    labels = class_indices(label, n, model)
+    given: Given,           # conditions, or None
+) -> tuple[Tensor | None, Tensor, Tensor | None]:  # labels int64 (n,) or None, alpha () or (n,), conditions or None
+    "All as tensors. Raises InputError for what does not fit, and where there is nothing to steer towards."
+    labels, shown = class_indices(label, n, model), conditions(given, n, model)
+    if getattr(model, 'n_classes', 0) and getattr(model, 'given_shape', ()) and (labels is None) != (shown is None):
+        raise InputError("this model has learned its classes and its conditions together: give both label and given, "
+                         "or neither")
     alpha = scale_tensor(cfg_scale, labels, n, model)
     if guide_model is not None: check_pair(model, guide_model, label)
-    check_null_class(model, label, 1. if guide_model is not None else alpha)
-    if label is None: check_null_class(guide_model, label)
-    if guide_model is None and labels is None and (alpha != 1).any():
+    check_null_class(model, label, 1. if guide_model is not None else alpha, shown)
+    if label is None: check_null_class(guide_model, label, given=shown)
+    if guide_model is None and labels is None and shown is None and (alpha != 1).any():
         raise InputError(f"cfg_scale {cfg_scale} needs a label: without one there is nothing to steer towards")
-    return labels, alpha
+    return labels, alpha, shown
 
 def _sampler(
     method: str,               # its name
@@ -211,24 +220,24 @@ def generate_walks(
     noise: Tensor | None = None,   # start noise (n,C,H,W) of unit size, instead of the seed's
     precision: str | None = None,  # "float32" or "bf16" inside the network; None for what the caller has set
     edit: Callable[[Guided], Guided] | None = None,  # another denoiser made of the guided one
+    given: Given = None,      # a condition beside the class, or n of them; None for none
     **sampler_args: Any,      # further arguments of the method, such as S_churn
 ) -> Iterator[Iterator[SamplerStep]]:  # a walk for each batch, not yet begun; the last one's last images may be fill
     "Walks from noise to `n` images, batch by batch. Raises InputError before any work if something does not fit."
     _check_numbers(precision, n=(n, 1), seed=(seed, 0), first=(first, 0))
     method, steps, sigma_min = usual_walk(model, method, steps, sigma_min)
     shape, sampler, interval = _image_shape(model), _sampler(method, sampler_args), check_interval(cfg_interval)
-    labels, alpha = _asked(model, n, label, cfg_scale, guide_model)
-    sigmas, device = karras_sigmas(steps, sigma_min, sigma_max, rho), device_of(model)
+    labels, alpha, shown = _asked(model, n, label, cfg_scale, guide_model, given)
+    sigmas, begun = karras_sigmas(steps, sigma_min, sigma_max, rho), _unit_noise(noise, (n, *shape), device_of(model))
     size = usual_batch(model, n) if batch_size is None else check_whole('batch_size', batch_size)
-    given = _unit_noise(noise, (n, *shape), device)
-
     def walk(start: int) -> Iterator[SamplerStep]:
         place = torch.arange(start, start + size).clamp(max=n - 1)  # the fill is what the last image is
-        guided = guide(model, _of_batch(labels, place), _of_batch(alpha, place), interval, guide_model)
+        mine, scale, here = (_of_batch(values, place) for values in (labels, alpha, shown))
+        guided = guide(model, mine, scale, interval, guide_model, here)
         if edit is not None: guided = edit(guided)
         randn_like = keyed_noise(seed, first + start, size)
-        drawn = randn_like(torch.empty(size, *shape, dtype=torch.float32, device=device))  # churn's comes after it
-        x = (drawn if given is None else given[place]) * sigmas[0]
+        drawn = randn_like(torch.empty(size, *shape, dtype=torch.float32, device=device_of(model)))  # churn's is later
+        x = (drawn if begun is None else begun[place]) * sigmas[0]
         fresh = {'randn_like': randn_like} if takes_noise(method) else {}
         return sampler(_inferring(guided, (model, guide_model), precision), x, sigmas, **sampler_args, **fresh)
     return (walk(start) for start in range(0, n, size))
@@ -327,6 +336,7 @@ def generate(
     noise: Tensor | None = None,   # start noise (n,C,H,W) of unit size, instead of the seed's
     precision: str | None = None,  # "float32" or "bf16" inside the network; None for what the caller has set
     edit: Callable[[Guided], Guided] | None = None,  # another denoiser made of the guided one
+    given: Given = None,      # a condition beside the class, or n of them; None for none
     progress: bool = False,   # show a bar where it takes more than two seconds
     clamp: bool = True,       # cut values to [-1,1]
     **sampler_args: Any,      # further arguments of the method, such as S_churn
@@ -337,7 +347,7 @@ def generate(
     def draw(size: int) -> Tensor:
         walks = generate_walks(model, n, label, cfg_scale, method, steps, seed, batch_size=size, sigma_min=sigma_min,
                                sigma_max=sigma_max, rho=rho, cfg_interval=cfg_interval, guide_model=guide_model,
-                               first=first, noise=noise, precision=precision, edit=edit, **sampler_args)
+                               first=first, noise=noise, precision=precision, edit=edit, given=given, **sampler_args)
         total = math.ceil(n / size)
         with bar(total, unit=' batches', show=progress, delay=2, leave=False) as drawn:
             return collect(_counted(walks, drawn), n, clamp, usual_threads((model, guide_model), total))

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from edm_nbdev.core import (
     DenoiserLike,
+    Given,
     InputError,
     Label,
     Scale,
     class_indices,
+    conditions,
     device_of,
     document,
     moved,
@@ -52,14 +54,16 @@ def _with_and_without(
     denoiser: DenoiserLike,
     x: Tensor,       # noisy images (B,...)
     sigma: Tensor,   # their noise level, () or (B,)
-    labels: Tensor,  # int64 (B,)
+    labels: Tensor | None,  # int64 (B,)
     alpha: Tensor,   # () or (B,)
+    told: dict[str, Tensor],  # what else is given, (B,...)
 ) -> Tensor:         # (B,...)
-    "D(x) + alpha (D(x|c) - D(x)), from one batch whose second half has the null class."
+    "D(x) + alpha (D(x|c) - D(x)), from one batch whose second half has the null class, and NaN for what else is given."
     null_class = getattr(denoiser, 'n_classes', 0)
-    both = torch.cat([labels, torch.full_like(labels, null_class)])  # (2B,)
+    both = None if labels is None else torch.cat([labels, torch.full_like(labels, null_class)])  # (2B,)
+    hidden = {name: torch.cat([value, torch.full_like(value, math.nan)]) for name, value in told.items()}
     sigmas = torch.cat([sigma, sigma]) if torch.as_tensor(sigma).ndim else sigma
-    with_label, without = denoiser(torch.cat([x, x]), sigmas, both).chunk(2)
+    with_label, without = denoiser(torch.cat([x, x]), sigmas, both, **hidden).chunk(2)
     return extrapolate(with_label, without, alpha)
 
 # %% ../nbs/08_guidance.ipynb #bcce91d9
@@ -74,7 +78,7 @@ def classifier_free(
         labels, alpha = _asked(x, denoiser, label, cfg_scale)
         if labels is None:
             raise InputError("guidance needs a label: without one there is nothing to steer towards")
-        return _with_and_without(denoiser, x, sigma, labels, alpha)
+        return _with_and_without(denoiser, x, sigma, labels, alpha, {})
     return guided
 
 # %% ../nbs/08_guidance.ipynb #8dac8ba3
@@ -100,7 +104,8 @@ def _facts(
     device = str(device_of(denoiser)) if hasattr(denoiser, 'parameters') else None  # a function is anywhere
     shape, classes = getattr(data, 'shape', None), getattr(data, 'classes', None)
     facts = {'shape': shape and tuple(shape), 'device': device, 'sigma_data': getattr(denoiser, 'sigma_data', None),
-             'n_classes': getattr(denoiser, 'n_classes', None), 'classes': None if classes is None else list(classes)}
+             'n_classes': getattr(denoiser, 'n_classes', None), 'classes': None if classes is None else list(classes),
+             'given_shape': getattr(denoiser, 'given_shape', None)}
     return {name: fact for name, fact in facts.items() if fact is not None}
 
 def check_pair(
@@ -126,25 +131,27 @@ def guide(
     cfg_scale: Scale = 1.,    # alpha: 0 no label, 1 the label; a number, one for each image, or {class: number}
     cfg_interval: Sequence[float] = (0., math.inf),  # guide only where low < sigma <= high; elsewhere alpha is 1
     guide_model: DenoiserLike | None = None,  # a weaker denoiser to lead away from, instead of from "no label"
+    given: Given = None,      # a condition beside the class, or one for each image; None for none
 ) -> Guided:
     """Classifier-free guidance, or autoguidance by a weaker `guide_model`, in an interval of noise levels. It takes
     two evaluations an image; one outside the interval, and where alpha is the number 0 or 1. Raises InputError at once
-    if the interval or the weaker model cannot be used, and when called if labels or scales do not fit."""
+    if the interval or the weaker model cannot be used, and when called if labels, scales or conditions do not fit."""
     low, high = check_interval(cfg_interval)
     if guide_model is not None: check_pair(denoiser, guide_model, label)
     def guided(x: Tensor, sigma: Tensor) -> Tensor:
         labels, alpha = _asked(x, denoiser, label, cfg_scale)
+        shown = conditions(given, len(x), denoiser)
+        told = {} if shown is None else {'given': shown.to(x.device)}
         levels = torch.as_tensor(sigma).cpu()  # () or (B,)
         inside = (low < levels) & (levels <= high)
         number = None if alpha.ndim else alpha.item()  # None: each image has its own
-        nowhere_to_go = guide_model is None and labels is None
-        if number == 1 or nowhere_to_go or not inside.any(): return denoiser(x, sigma, labels)
+        nowhere_to_go = guide_model is None and labels is None and not told
+        if number == 1 or nowhere_to_go or not inside.any(): return denoiser(x, sigma, labels, **told)
         if number == 0 and inside.all():
-            return denoiser(x, sigma, None) if guide_model is None else guide_model(x, sigma, labels)
+            return denoiser(x, sigma, None) if guide_model is None else guide_model(x, sigma, labels, **told)
         alpha = torch.where(inside, alpha.cpu(), 1.)  # () or (B,)
-        if guide_model is not None: return _away_from(guide_model, denoiser, x, sigma, labels, alpha)
-        assert labels is not None  # else there is nowhere to go
-        return _with_and_without(denoiser, x, sigma, labels, alpha)
+        if guide_model is not None: return _away_from(guide_model, denoiser, x, sigma, labels, alpha, told)
+        return _with_and_without(denoiser, x, sigma, labels, alpha, told)
     return guided
 
 # %% ../nbs/08_guidance.ipynb #7b50fc16
@@ -155,9 +162,10 @@ def _away_from(
     sigma: Tensor,          # their noise level, () or (B,)
     labels: Tensor | None,  # int64 (B,)
     alpha: Tensor,          # () or (B,)
+    told: dict[str, Tensor],  # what else is given, (B,...)
 ) -> Tensor:                # (B,...)
     "D_weak(x|c) + alpha (D(x|c) - D_weak(x|c))."
-    return extrapolate(denoiser(x, sigma, labels), weak(x, sigma, labels), alpha)
+    return extrapolate(denoiser(x, sigma, labels, **told), weak(x, sigma, labels, **told), alpha)
 
 # %% ../nbs/08_guidance.ipynb #5cc88432
 def autoguidance(
@@ -171,7 +179,7 @@ def autoguidance(
     check_pair(denoiser, weak, label)
     def guided(x: Tensor, sigma: Tensor) -> Tensor:
         labels, alpha = _asked(x, denoiser, label, cfg_scale)
-        return _away_from(weak, denoiser, x, sigma, labels, alpha)
+        return _away_from(weak, denoiser, x, sigma, labels, alpha, {})
     return guided
 
 # %% ../nbs/08_guidance.ipynb #1a570808

@@ -36,6 +36,9 @@ def _clean(
     label: Any = None,       # classes (B,), or None
 ) -> Tensor:                 # as `x`
     "Ask a denoiser, with a label only if there is one."
+    if getattr(denoiser, 'given_shape', ()):
+        raise InputError("this model needs conditions, which the other library does not pass on: give it "
+                         "guide(model, label, given=...)")
     sigma = torch.as_tensor(sigma, device=x.device).reshape(-1)
     if len(sigma) == 1: sigma = sigma[0]
     return denoiser(x, sigma) if label is None else denoiser(x, sigma, label)

@@ -8,6 +8,7 @@ import json
 import math
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from copy import deepcopy
@@ -22,10 +23,11 @@ from .augment import Augment
 from .checkpoints import Interval, Saver, copy_state
 from .config import BUDGET, OLD_DEFAULTS, TrainConfig, encode_config, free_fields
 from .core import About, DivergenceError, InputError, RunError, as_path, document, moved
-from .data import Images, load_data
+from .data import Images, NoSplitError, load_data
 from .devices import Delayed, native_bf16, pick_device, processes
 from .distill import Distillation
-from .match import Matching, guided
+from .finetuning import Begun, begin_with, load_init
+from .match import CRITIC_PACE, Matching, guided
 from edm_nbdev.models import (
     fill_weights,
     load_model,
@@ -36,6 +38,7 @@ from edm_nbdev.models import (
     weights_of,
 )
 from .parallel import StepGradient, check_denoiser, prepare, share_of_batch
+from .quality import Checker, Quality, hold_out
 from edm_nbdev.runs import (
     average_key,
     check_same_pictures,
@@ -92,6 +95,7 @@ class TrainStep:
     ema: nn.Module       # the averaged one, in eval mode; with shard, it cannot be called
     averages: Averages   # all averages, by relative length; None is `ema`
     first: bool          # whether this is the first process, which keeps files, logs and bars
+    quality: Quality | None = None  # what the averages draw, if this step was checked (config.check_every)
 
 # %% ../nbs/workshop/loop.ipynb #989f4b36
 _PATIENCE = 10   # steps in a row whose gradient is not finite before we give up
@@ -118,6 +122,7 @@ class Training:
         check_shard(self.config, self.workers)
         share_of_batch(self.config, self.workers)
         self.data = load_data(str(self.config.data), self.config.root, size=self.config.size) if data is None else data
+        self.data, self.unseen = self._hold_out(data is None)
         self.workers = processes(device)     # after the data: whoever waits for the others has a limit
         precision, version = self.workers.from_first((self.config.precision, self.config.augment_version))
         self.config = replace(self.config, precision=precision, augment_version=version)
@@ -126,7 +131,11 @@ class Training:
         self.augment = Augment(config.augment, config.seed, version) if config.augment else None
         self.teacher = self._load_teacher(objective)
         self.objective = objective or (self.teacher and self._distillation(self.teacher))
+        self.begun: Begun | None = None  # what the weights have from config.init, if this call began with it
         self._build(denoiser)
+        self.checker: Checker | None = None
+        self.best: Quality | None = None  # the best check so far
+        self.copied = False               # whether a check has found copies
         self.taken = self.skipped = self.bad = 0  # steps: all, those left out, those left out since the last good one
         self.loss_average = torch.zeros((), device=self.workers.device)
         self.whole = True                      # whether no step is half done
@@ -139,6 +148,19 @@ class Training:
         self.ended = 0                         # why the training ends early, agreed on
         self.failure: Exception | None = None  # an error that waits for that
         self.started = time.monotonic()
+
+    def _hold_out(self, known: bool) -> tuple[Images, Images | None]:
+        "What to train on, and what to check with, where that is wanted. Raises InputError if there is nothing."
+        config = self.config
+        if config.check_every and config.shard:
+            raise InputError("with shard no process alone can draw, so nothing can be checked: leave check_every out")
+        if config.hold_out: return hold_out(self.data, config.hold_out, config.seed)
+        if not config.check_every: return self.data, None
+        reason = "these are images of your own"
+        try:
+            if known: return self.data, load_data(str(config.data), config.root, 'test', config.size)
+        except NoSplitError as e: reason = str(e)
+        raise InputError(f"checks need pictures that are not trained on ({reason}): hold some out, as in hold_out 0.1")
 
     def _agree_on_pictures(self) -> dict[str, Any] | None:
         """What the run keeps of its pictures; None if nobody asks. Raises RunError if this process sees others than the
@@ -161,7 +183,7 @@ class Training:
         if getattr(teacher.config, 'teacher', None):
             raise InputError(f"'{name}' draws in few steps itself, by what it learnt from {teacher.config.teacher}: a "
                              "teacher must be a denoiser")
-        for what in ('classes', 'shape'):
+        for what in ('classes', 'shape', 'given_shape'):
             its, now = list(getattr(teacher.data, what)), list(getattr(self.about, what))
             if its != now: raise InputError(f"'{name}' draws pictures of {what} {its}, and the data have {now}")
         if self.config.teacher_cfg_scale != 1 and not (self.about.classes and self.config.label_drop):
@@ -177,11 +199,14 @@ class Training:
         if targets == 'distribution': return Matching(tutor)
         return Distillation(self.config.halve_images, tutor if targets == 'teacher' else None)
 
-    def _add_critic(self) -> None:
-        "Give the denoiser the critic that learns with it, of which no average is kept."
+    def _learners(self) -> list[dict[str, Any]]:
+        "The weights that Adam moves. To match distributions, the denoiser gets a critic, of which no average is kept."
+        learners: list[dict[str, Any]] = [{'params': [*self.denoiser.parameters()]}]
+        if self.teacher is None or self.config.targets != 'distribution': return learners
         critic = deepcopy(self.teacher).requires_grad_(True).train()
         prepare(critic, self.config)
         self.denoiser.critic = critic
+        return [*learners, {'params': [*critic.parameters()], 'pace': CRITIC_PACE}]
 
     def _begin_as_teacher(self) -> None:
         "Give the network the weights of the teacher. Raises InputError if it has another network."
@@ -191,12 +216,22 @@ class Training:
             raise InputError(f"'{self.config.teacher}' has another network than this config describes: take the "
                              "teacher's, as in replace(load_model(teacher).config, teacher=...)") from e
 
+    def _load_init(self, denoiser: Any) -> Any:
+        "The model to begin with; None if there is none, or the run has begun. Its sigma_data is the run's: F fits it."
+        name = self.config.init
+        if name is None or self.run is not None and state_files(self.run): return None
+        if denoiser is not None: raise InputError("denoiser and init both say what to begin with: leave one of them")
+        model = load_init(name, jumps=self.teacher is not None)
+        if self.teacher is None: self.about = replace(self.about, sigma_data=float(model.sigma_data))
+        return model
+
     def _build(self, denoiser: Any) -> None:
         "The networks before the first step, the same in all processes, and Adam."
-        config, device = self.config, self.workers.device
+        config, device, init = self.config, self.workers.device, self._load_init(denoiser)
         if denoiser is None:
             self.denoiser: nn.Module = make_denoiser(config, self.about)
             if self.teacher is not None: self._begin_as_teacher()
+            if init is not None: self.begun = begin_with(self.denoiser, init, str(config.init))
             if not config.shard: self.denoiser.to(device)  # `shard` moves it, block by block
         else:
             self.denoiser = denoiser.to(device)
@@ -209,7 +244,6 @@ class Training:
         self.denoiser.train()
         lengths = (None, *config.ema_lengths)
         self.averages: Averages = {length: deepcopy(self.denoiser).eval().requires_grad_(False) for length in lengths}
-        if self.teacher is not None and self.config.targets == 'distribution': self._add_critic()
         self.networks = {'model': self.denoiser, 'ema': self.averages[None]}  # by their names in the state
         self.networks |= {average_key(length): self.averages[length] for length in config.ema_lengths}
         self._describe(self.about)
@@ -217,7 +251,7 @@ class Training:
         if config.shard:
             shard([*self.networks.values(), *([] if self.teacher is None else [self.teacher])], self.workers)
             for average in self.averages.values(): forbid_calls(average)
-        self.optimizer = torch.optim.Adam(self.denoiser.parameters(), lr=config.lr, betas=(.9, config.beta2),
+        self.optimizer = torch.optim.Adam(self._learners(), lr=config.lr, betas=(.9, config.beta2),
                                           fused=device.type in ('cpu', 'cuda'))
 
     def _describe(self, about: About) -> None:
@@ -238,7 +272,8 @@ class Training:
         except KeyboardInterrupt as e:
             if self.taken == before or hold is nullcontext: raise
             self.interrupt = e
-        self.interval.step(time.monotonic() - start, self.saver.busy)
+        checking = done.quality.seconds if done.quality else 0.
+        self.interval.step(time.monotonic() - start - checking, self.saver.busy)
         if self.bad < _PATIENCE: return done
         self.whole = False  # the last good state stays as it is
         kept = f". What was saved in {self.run} before stays" if self.run and state_files(self.run) else ''
@@ -260,11 +295,36 @@ class Training:
         self.taken += 1
         self.whole = True
         if self.helps: self._try(self.snapshot)
+        quality = self._check()
         loss_mean = self.loss_average / (1 - (1 - _FORGOTTEN)**max(1, self.taken - self.skipped))
         return TrainStep(
             step=self.taken, images=self.images, loss=loss, loss_mean=loss_mean, sigma=sigma, losses=losses,
             norm=done.norm, lr=done.lr, good=done.good, skipped=self.skipped, denoiser=self.denoiser,
-            ema=self.averages[None], averages=self.averages, first=self.workers.is_first)
+            ema=self.averages[None], averages=self.averages, first=self.workers.is_first,
+            quality=quality)
+
+    def _checker(self) -> Checker:
+        "What checks; it may have to train a classifier first."
+        return Checker(self.data, self.unseen or self.data, self.workers.device, self.config.root,
+                       self.config.conditional)
+
+    def _check(self) -> Quality | None:
+        "Check the averages, if the images seen have just passed a multiple of check_every, and keep the best ones."
+        every, before = self.config.check_every, self.images - self.config.batch_size
+        if not every or not self.workers.is_first or self.images // every == before // every: return None
+        self.checker = self.checker or self._checker()
+        found = self.checker(self.averages[None], self.taken, self.images).after(self.best, self.copied)
+        self.copied |= found.copies
+        if found.best:
+            self.best = replace(found, seconds=0.)  # the same in each run
+            if self.keeps: self._try(self._keep_best)
+        if found.began: warnings.warn(found.warning(), stacklevel=2)
+        return found
+
+    def _keep_best(self) -> None:
+        "Write the averages that were just checked."
+        save_weights(f'{self.run}/best.safetensors', weights_of(self.averages[None]), None, **self._header(),
+                     quality=self.best and asdict(self.best))
 
     def _count(self, good: bool | None) -> None:
         "Count a step that was left out. None: it is not known yet."
@@ -319,6 +379,7 @@ class Training:
                 state.clear()  # it is as large as all the networks
             if self.helps: self.align(resumes)
             self.started = time.monotonic()
+            if self.config.check_every and self.workers.is_first: self.checker = self._checker()
             self.interval = Interval(self.config.checkpoint_seconds)
             try: yield
             except BaseException:
@@ -391,7 +452,8 @@ class Training:
         state = {'skipped': self.skipped, 'loss_sum': self.loss_average.cpu(),  # its name since the first version
                  'optimizer': self.optimizer.state_dict(),
                  **{name: weights_of(network) for name, network in self.networks.items()}}
-        return {**self._header(), **gather(state, self.keeps)}
+        checks = {'best': self.best and asdict(self.best), 'copied': self.copied}
+        return {**self._header(), 'checks': checks, **gather(state, self.keeps)}
 
     def save(self) -> None:
         """Write the state, then the model, now. Raises DivergenceError if a weight is not finite, and OSError if the
@@ -426,6 +488,8 @@ class Training:
             for name, network in self.networks.items(): load_weights(network, state[name if name in state else 'ema'])
             load_optimizer(self.optimizer, state['optimizer'])
             self.taken, self.skipped = int(state['step']), int(state.get('skipped', 0))
+            checks = state.get('checks', {})
+            self.best, self.copied = checks.get('best') and Quality(**checks['best']), checks.get('copied', False)
             self.loss_average = state['loss_sum'].to(self.workers.device)
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as e:
             if of_the_machine(e): raise
@@ -447,7 +511,7 @@ class Training:
         another shape or other pictures than the data now."""
         try: about = About.from_plain(saved)
         except (KeyError, TypeError): return self.about  # a very old run does not say
-        for what in ('classes', 'shape'):
+        for what in ('classes', 'shape', 'given_shape'):
             then, now = list(getattr(about, what)), list(getattr(self.about, what))
             if then != now:
                 raise RunError(f"'{self.run}' was trained on pictures of {what} {then}, and the data now have "

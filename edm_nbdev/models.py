@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['make_denoiser', 'unwrap', 'weights_of', 'fill_weights', 'network_name', 'same_network', 'model_header', 'save_model',
-           'list_models', 'load_model', 'SavedAverage', 'saved_averages', 'mix_weights', 'reconstruct']
+           'list_models', 'find_model', 'load_model', 'SavedAverage', 'saved_averages', 'mix_weights', 'reconstruct']
 
 # %% ../nbs/workshop/models.ipynb #0f0364ab
 import importlib
@@ -36,12 +36,12 @@ def _network_class(net: str) -> Any:
 
 def _network(config: TrainConfig, about: About) -> Denoiser:
     "The denoiser that a config describes, with weights as they come. Raises InputError if it does not fit the images."
-    n_classes = len(about.classes) if config.conditional else 0
+    n_classes, given_shape = (len(about.classes), about.given_shape) if config.conditional else (0, ())
     n_augment = N_AUGMENT if config.augment else 0
     common = {name: getattr(config, name) for name in ('width', 'head_channels', 'dropout', 'patch')}
     own = {name: getattr(config, name) for name in NETWORKS[config.net]}
     net = _network_class(config.net)(check_size('size', about.shape[1:]), channels=about.shape[0], n_classes=n_classes,
-                                     n_augment=n_augment, **common, **own)
+                                     n_augment=n_augment, given_shape=given_shape, **common, **own)
     return Denoiser(net, about.sigma_data, config, about)
 
 class _KeepsUninitialised(TorchFunctionMode):
@@ -178,8 +178,13 @@ def list_models() -> list[str]:  # names that `load_model` knows
     "The models that come with the package."
     return list(_shipped())
 
-def _find_file(path_or_name: Path | str) -> Path:
-    "The file that is meant. Raises InputError if there is none."
+def find_model(
+    path_or_name: Path | str,  # as for `load_model`
+) -> Path:                     # a .safetensors file
+    "The file of a model, downloaded if it is of the Hub. Raises InputError if there is none."
+    if re.match('hf:/', str(path_or_name)):
+        from edm_nbdev.hub import hub_file
+        return hub_file(path_or_name)
     path, shipped = as_path(path_or_name), _shipped()
     found = [file for file in (path/'model.safetensors', path, shipped.get(str(path_or_name), path)) if file.is_file()]
     if found: return found[0]
@@ -229,14 +234,14 @@ def _laid_out(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]
     return laid
 
 def load_model(
-    path_or_name: Path | str,  # a run folder, a .safetensors file, or one of `list_models()`
+    path_or_name: Path | str,  # a run folder, a .safetensors file, one of `list_models()`, or hf://user/name
     device: str | torch.device | None = None,  # where to put it; None takes a GPU if there is one
     denoiser: nn.Module | None = None,  # of the same kind as the one that was saved, to be filled: for own networks
 ) -> Denoiser:                 # in eval mode, with .config and .data (an `About`); it is `denoiser`, if that was given
     """A trained denoiser: the averaged weights of a run, in float32, whatever they were stored in; a `denoiser` that is
     given keeps its own dtype, and may be compiled. Needs no data set, and draws no random numbers. Raises InputError if
     there is none, RunError if it is damaged, does not fit this version or `denoiser`, or needs a `denoiser`."""
-    file = _find_file(path_or_name)
+    file = find_model(path_or_name)
     place = pick_device(None if device is None else str(device))
     weights, header = read_weights(file)
     about = _read_about(header, file)

@@ -149,7 +149,7 @@ class Order:
                 if name in _ALWAYS or value != self._defaults.get(name)}
 
 _ALWAYS = 'cfg_scale', 'method', 'steps', 'seed'
-_NOT_SET = 'label', 'first', 'noise', 'batch_size'  # not settings of an evaluation
+_NOT_SET = 'label', 'first', 'noise', 'batch_size', 'given'  # not settings of an evaluation
 
 def _plain(value: Any, default: Any) -> Any:
     "A setting as JSON shall have it: a number of its default's kind, a guide model by its digest."
@@ -208,6 +208,8 @@ def take_order(
 ) -> Order:                      # all of it, with the data at hand
     "Check everything, and load the data. Raises InputError for what does not fit."
     _check_numbers(n, batch_size, features, settings)
+    if getattr(model, 'given_shape', ()):
+        raise InputError("a model with conditions beside the class cannot be evaluated: pictures would get none")
     train, unseen, why = _load_splits(model, data, root)
     labels = labels_like(train, n) if getattr(model, 'n_classes', 0) else None
     size = batch_size or max(100, usual_batch(model, n))  # 100 on a CPU

@@ -23,7 +23,7 @@ from .devices import Workers, pick_threads, with_threads
 from .feeding import Feeder
 from .runs import of_the_machine
 from .sharding import Sharded
-from .training import Objective, batch_losses, draw_batch, gradients, takes_keys
+from .training import Objective, batch_losses, draw_batch, gradients, hide, takes_keys
 
 # %% ../nbs/workshop/parallel.ipynb #435652cc
 def share_of_batch(
@@ -143,17 +143,18 @@ def check_denoiser(
     labels = None if batch.label is None else torch.tensor([0, len(data.classes)], device=device)
     condition: dict[str, Any] = {} if batch.changes is None else {'augment': batch.changes}
     if takes_keys(denoiser): condition['dropout'] = batch.dropout
-    given = ', '.join(['x', 'sigma', *(['label'] if labels is not None else []), *condition])
+    if batch.given is not None: condition['given'] = hide(batch.given, torch.tensor([False, True], device=device))
+    told = ', '.join(['x', 'sigma', *(['label'] if labels is not None else []), *condition])
     denoiser.eval()
     try:
         with torch.no_grad(), seeded('trial', config.seed, device=device):
             shape = tuple(denoiser(batch.y, batch.sigma, labels, **condition).shape)
     except Exception as e:  # whatever the user's code raises
         if of_the_machine(e): raise
-        raise InputError(f"denoiser({given}) failed for images {tuple(data.shape)} and labels 0 and "
+        raise InputError(f"denoiser({told}) failed for images {tuple(data.shape)} and labels 0 and "
                          f"{len(data.classes)} (no label): {type(e).__name__}: {e}") from e
     if shape != tuple(batch.y.shape):
-        raise InputError(f"denoiser({given}) must answer with the shape of x, {tuple(batch.y.shape)}, not {shape}")
+        raise InputError(f"denoiser({told}) must answer with the shape of x, {tuple(batch.y.shape)}, not {shape}")
 
 # %% ../nbs/workshop/parallel.ipynb #98554f92
 def prepare(

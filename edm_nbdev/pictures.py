@@ -2,15 +2,17 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'Rules', 'PICTURES', 'Depth', 'kind_of', 'depth_of', 'rule_of', 'largest_part', 'square_pixels', 'readable',
-           'open_picture', 'Look', 'look_at', 'explain_rules']
+           'Packed', 'open_picture', 'read_picture', 'Look', 'look_at', 'explain_rules']
 
 # %% ../nbs/workshop/pictures.ipynb #a0e1e110
 import errno
+import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -155,13 +157,42 @@ def readable(
         words = os.strerror(number) if number is not None else str(e).split('\n')[0][:80]
         raise Unreadable(words or type(e).__name__) from e
 
+@dataclass(frozen=True)
+class Packed:
+    "A place of pictures that are not files, such as an archive."
+    where: str                   # what it is called, in messages
+    read: Callable[[str], Any]   # what a file of this name would hold, in bytes
+    arrays: bool = False         # whether `read` gives pixels in its place, uint8 (C,H,W)
+
+    def __str__(self) -> str: return self.where
+
+    def __truediv__(self,
+        folder: str,  # a folder in it
+    ) -> 'Packed':
+        "What is below a folder."
+        return Packed(f'{self.where}/{folder}', lambda name: self.read(f'{folder}/{name}'), self.arrays)
+
 @contextmanager
 def open_picture(
-    folder: Path,  # where it lies
-    name: str,     # the file
+    place: Path | Packed,  # where it is
+    name: str,             # what it is called there
 ) -> Iterator[Image.Image]:
     "A picture, to be read in the block. Raises Unreadable and DataError, as `readable` does."
-    with readable(name), Image.open(folder/name, formats=_FORMATS) as image: yield image
+    with readable(name):
+        file = place/name if isinstance(place, Path) else io.BytesIO(place.read(name))
+        with Image.open(file, formats=_FORMATS) as image: yield image
+
+def read_picture(
+    place: Path | Packed,  # where it is
+    name: str,             # what it is called there
+    size: Size,            # pixels a side, or (height, width)
+    channels: int,         # 1 or 3; arrays keep what they have
+    rules: Rules | None,   # for deep pictures, as for `square_pixels`
+) -> np.ndarray:           # uint8 (C,H,W)
+    "The pixels of a picture, fitted. Raises Unreadable and DataError, as `readable` does."
+    if isinstance(place, Packed) and place.arrays:
+        return np.concatenate([square_pixels(Image.fromarray(layer), size, 1) for layer in place.read(name)])
+    with open_picture(place, name) as image: return square_pixels(image, size, channels, rules)
 
 # %% ../nbs/workshop/pictures.ipynb #aa04d657
 _SHALLOW = ('.jpg', '.jpeg', '.webp', '.bmp', '.gif')  # never deep, nor drawn by this package
@@ -169,7 +200,7 @@ _SHALLOW = ('.jpg', '.jpeg', '.webp', '.bmp', '.gif')  # never deep, nor drawn b
 @dataclass
 class Look:
     "What is known of pictures before they are read."
-    colour: bool = False                                    # whether any holds colour
+    channels: int = 1                                       # 3 if any holds colour; of arrays what they have
     ours: list[str] = field(default_factory=list)           # those that this package drew
     deep: dict[str, Depth] = field(default_factory=dict)    # the deep ones, by kind
 
@@ -177,20 +208,21 @@ class Look:
         other: 'Look',  # of other pictures
     ) -> None:
         "Take in what is known of other pictures."
-        self.colour |= other.colour
+        self.channels = max(self.channels, other.channels)
         self.ours += other.ours
         for kind, depth in other.deep.items(): self.deep[kind] = self.deep.get(kind, Depth()) + depth
 
 def look_at(
-    folder: Path,          # where they lie
-    names: Sequence[str],  # the files
+    place: Path | Packed,  # where they are
+    names: Sequence[str],  # what they are called there
 ) -> Look:                 # what cannot be read does not count
     "Look at some pictures."
+    if isinstance(place, Packed) and place.arrays: return Look(len(place.read(names[0])))
     look = Look()
     for name in names:
-        if look.colour and name.lower().endswith(_SHALLOW): continue
+        if look.channels > 1 and name.lower().endswith(_SHALLOW): continue
         try:
-            with open_picture(folder, name) as image: look.add(_look_at(image, name))
+            with open_picture(place, name) as image: look.add(_look_at(image, name))
         except Unreadable: pass
     return look
 
@@ -199,7 +231,7 @@ def _look_at(image: Image.Image, name: str) -> Look:
     if image.info.get('Software') == 'edm_nbdev': return Look(ours=[name])
     kind = kind_of(image)
     grey = image.mode in ('1', 'L', 'LA', 'La', 'F') or image.mode.startswith('I')
-    return Look(not grey, [], {} if kind is None else {kind: depth_of(image, kind)})
+    return Look(1 if grey else 3, [], {} if kind is None else {kind: depth_of(image, kind)})
 
 def explain_rules(
     look: Look,    # at a folder

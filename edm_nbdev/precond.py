@@ -32,7 +32,7 @@ def coefficients(
     return Coefficients(c_skip, c_out, c_in=1 / total, c_noise=sigma.log() / 4)
 
 # %% ../nbs/05_precond.ipynb #cd5b9b8c
-def _given(
+def _told(
     **condition: Tensor | None,  # what the network may be told
 ) -> dict[str, Tensor]:          # what it is told, as keyword arguments
     "Leave out what is None, since a network need not know of it."
@@ -56,12 +56,26 @@ class Denoiser(nn.Module):
         self.net, self.sigma_data, self.config, self.data = net, sigma_data, config, data
         self.n_classes = getattr(net, 'n_classes', 0)
 
+    @property
+    def given_shape(self) -> tuple[int, ...]:
+        "Of a condition beside the class, as the network states it; () for none."
+        return getattr(self.net, 'given_shape', ())
+
+    def _standardised(self, given: Tensor | None) -> Tensor | None:
+        "The condition with each number or channel at mean 0 and mean square 1 over the training set, if that is known."
+        scale = getattr(self.data, 'given_scale', ())
+        if given is None or not scale: return given
+        mean, deviation = torch.tensor(scale, device=given.device).T.reshape(2, -1, *[1] * (given.ndim - 2))
+        return (given - mean) / deviation
+
     def forward(self,
         x: Tensor,                      # noisy images (B,C,H,W), of any floating type
         sigma: Tensor,                  # their noise level, scalar or (B,), of any floating type
         label: Tensor | None = None,    # classes int64 (B,); None or n_classes for no class
         augment: Tensor | None = None,  # how the clean images were changed (B,9), in training; None for not at all
         dropout: Tensor | None = None,  # keys of the network's dropout masks, int64 (B,), in training; see `streams`
+        given: Tensor | None = None,    # a condition (B,*given_shape): numbers as they are, or pictures in [-1,1], NaN
+                                        # where it is hidden; None for hidden everywhere
     ) -> Tensor:                        # the clean images expected behind them, in the dtype of `x`
         """D(x; sigma), computed in float32 whatever the dtype of `x` and `sigma`, or in float64 if the network's
         weights are. The network sees the dtype of its weights, and may use less inside, under torch.autocast. Raises
@@ -72,7 +86,9 @@ class Denoiser(nn.Module):
         c = coefficients(expand(sigma, images), self.sigma_data)
         noisy, c_noise = (c.c_in * images).to(weights), c.c_noise.reshape(-1).to(weights)
         if augment is not None: augment = augment.to(weights)
-        try: F = self.net(noisy, c_noise, label, **_given(augment=augment, dropout=dropout))
+        given = self._standardised(given)
+        if given is not None: given = given.to(weights)
+        try: F = self.net(noisy, c_noise, label, **_told(augment=augment, dropout=dropout, given=given))
         except (RuntimeError, NotImplementedError) as e:
             if weights in (torch.float32, torch.float64) or 'not implemented' not in str(e): raise
             raise InputError(f"the network's weights are {weights}, in which a device of type {x.device.type} cannot "
@@ -91,6 +107,7 @@ def edm_loss(
     generator: torch.Generator | None = None,  # source of the random draws
     augment: Tensor | None = None,  # how `y` was changed (B,9), told to the network; None for not at all
     dropout: Tensor | None = None,  # keys of dropout masks, int64 (B,), told to the network; None: its own choice
+    given: Tensor | None = None,    # a condition of each image, NaN where it is hidden, told to the network
     reduction: str = 'mean',        # "mean" over the batch, or "none": one loss for each image
 ) -> Tensor:                        # a scalar, or (B,); per value, so that it starts at 1
     """The mean of lambda(sigma) (D(y+n; sigma) - y)^2 (Karras et al. 2022, eq. 2, Table 1's lambda = 1/c_out^2).
@@ -100,7 +117,7 @@ def edm_loss(
     if sigma is None: sigma = (P_mean + P_std * torch.randn(len(y), **drawn)).exp()
     if noise is None: noise = torch.randn(y.shape, **drawn).to(y.dtype)
     s = expand(sigma, y)                                            # (B,1,1,1)
-    denoised = denoiser(y + s * noise, sigma, label, **_given(augment=augment, dropout=dropout))
+    denoised = denoiser(y + s * noise, sigma, label, **_told(augment=augment, dropout=dropout, given=given))
     error = (denoised - y) / coefficients(s, denoiser.sigma_data).c_out
     each = error.square().flatten(1).mean(1)                        # (B,)
     return each.mean() if reduction == 'mean' else each

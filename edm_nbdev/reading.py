@@ -90,26 +90,34 @@ class Reading:
     "Pictures that shall be read into a cache."
     source: str                          # where they come from, for messages
     files: list[str]                     # what each is called
-    decode: Callable[[int], np.ndarray]  # the pixels of one, by its number: uint8 (C,H,W); may raise `Unreadable`
-    shape: tuple[int, int, int]          # (C,H,W) of one
+    decode: Callable[[int], np.ndarray]  # the pixels of one, by its number: uint8, C*H*W of them, and then those of its
+                                         # condition, if that is a picture; may raise `Unreadable`
+    shape: tuple[int, ...]               # (C,H,W) of one
     classes: list[str]                   # empty without labels
     labels: list[int] | None             # of each file; None without labels
     fingerprint: str                     # hex digits that tell these pictures, read in this way, from all others
     found: list[str] = field(default_factory=list)        # what was decided and left out before: a line each
     notes: dict[str, Any] = field(default_factory=dict)   # what the cache shall keep for its maker
+    given_shape: tuple[int, ...] = ()                     # (c,h,w) of the picture that is a condition; () without
+    numbers: list[tuple[float, ...]] | None = None        # the numbers that are the condition of each file
+
+    @property
+    def bytes_each(self) -> int:
+        "Of one picture with its condition."
+        return math.prod(self.shape) + (math.prod(self.given_shape) if self.given_shape else 0)
 
     @property
     def chunk(self) -> int:
         "How many pictures to read at once."
         most, most_bytes = CHUNK
-        return max(1, min(most, most_bytes // math.prod(self.shape)))
+        return max(1, min(most, most_bytes // self.bytes_each))
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
     "What was read of some pictures in a row."
     pixels: bytes                   # of those that can be read, one after another
     broken: list[tuple[int, str]]   # the number of each of the others, and the reason
-    counts: list[int]               # how often each pixel value 0..255 occurs
+    counts: list[int]               # how often each pixel value 0..255 occurs, without those of conditions
 
 def read_chunk(
     reading: Reading,  # what to read
@@ -121,7 +129,8 @@ def read_chunk(
         try: kept.append(reading.decode(i).tobytes())
         except Unreadable as e: broken.append((i, str(e)))
     pixels = b''.join(kept)
-    counts = np.bincount(np.frombuffer(pixels, np.uint8), minlength=256)
+    images = np.frombuffer(pixels, np.uint8).reshape(-1, reading.bytes_each)[:, :math.prod(reading.shape)]
+    counts = np.bincount(images.ravel(), minlength=256)
     return Chunk(pixels, broken, counts.tolist())
 
 # %% ../nbs/workshop/reading.ipynb #3f7d2978

@@ -326,8 +326,8 @@ def _names(run: Path) -> set[str]:
 
 def _sweep(run: Path) -> None:
     "Remove what killed trainings left unfinished. Only for the one who holds the lock."
-    ours = re.compile(r'[.]?(state[.]pt|config[.]json|model[.]safetensors|log[.]jsonl|[^/]*-[.0-9]*[.]safetensors)'
-                      r'([.][0-9a-f]+)?[.]part')
+    ours = re.compile(r'[.]?(state[.]pt|config[.]json|(model|best)[.]safetensors|log[.]jsonl|'
+                      r'[^/]*-[.0-9]*[.]safetensors)([.][0-9a-f]+)?[.]part')
     for folder in (run, run/'snapshots'):
         for file in folder.iterdir() if folder.is_dir() else ():
             if ours.fullmatch(file.name): file.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from .config import TrainConfig
 from .core import InputError, document
 from .devices import Workers
 from .models import fill_weights, weights_of
-from .unet import Block
+from .unet import Dropping
 
 # %% ../nbs/workshop/sharding.ipynb #5a2d0008
 def check_shard(
@@ -51,7 +51,7 @@ def shard(
     mesh = init_device_mesh(workers.device.type, (workers.count,))
     for network in networks:
         network.to(memory_format=torch.contiguous_format)
-        units: list[Any] = [m for m in network.modules() if isinstance(m, Block)]
+        units: list[Any] = [m for m in network.modules() if isinstance(m, Dropping)]  # the blocks of each network
         for unit in [*units, network]:
             try: fully_shard(unit, mesh=mesh)
             except (NotImplementedError, ValueError) as e:

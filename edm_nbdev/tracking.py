@@ -24,6 +24,7 @@ from .config import TrainConfig
 from .core import DenoiserLike, InputError, RunError, as_path, document, keyed_rng, to_pixels
 from .generation import generate
 from .loop import TrainStep
+from .quality import Quality
 
 # %% ../nbs/workshop/tracking.ipynb #e910f440
 BANDS = (0.2, 1., 5.)  # sigma below 0.2, to 1, to 5, and above
@@ -71,12 +72,15 @@ def write_log(
     be written."""
     with closing(figures(steps, every)) as seen:  # type: ignore[type-var]
         for s, numbers in seen:
-            if numbers and config.run and s.first: _append(as_path(config.run)/'log.jsonl', numbers)
+            checked = s.quality and s.quality.figures()
+            for line in (checked, numbers):
+                if line and config.run and s.first: _append(as_path(config.run)/'log.jsonl', line)
             yield s
 
-def _append(file: Path, numbers: dict[str, float]) -> None:
+def _append(file: Path, numbers: dict[str, Any]) -> None:
     "Add a line of JSON to a file, with null for what is no number; the whole line, or nothing of it."
-    text = json.dumps({name: x if math.isfinite(x) else None for name, x in numbers.items()}, allow_nan=False)
+    finite = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in numbers.items()}
+    text = json.dumps(finite, allow_nan=False)
     line = f'{text}\n'.encode()
     try:
         with open(file, 'ab', buffering=0) as f:
@@ -88,23 +92,25 @@ def _append(file: Path, numbers: dict[str, float]) -> None:
                 raise
     except OSError as e: raise RunError(f"cannot write to '{file}': {e.strerror}") from e
 
-def _words(s: TrainStep) -> dict[str, str]:
+def _words(s: TrainStep, quality: Quality | None) -> dict[str, str]:
     "What stands at the end of the bar."
     skipped = {'skipped': str(s.skipped)} if s.skipped else {}
-    return {'loss': f'{s.loss_mean.item():.3f}', **skipped}
+    checked = {'distance': f'{quality.frechet:.3g}', 'copying': f'{quality.copying:.2f}'} if quality else {}
+    return {'loss': f'{s.loss_mean.item():.3f}', **checked, **skipped}
 
 def show_progress(
     steps: Steps,         # what `train` yields
     config: TrainConfig,  # what it was given
 ) -> Steps:               # the same steps
-    "A bar with images seen, images/s, time left and the mean loss; where no bar can be seen, a line a minute."
-    progress = None  # it appears with the first step, if there is one
+    "A bar with images seen, images/s, time left, loss and last check; where no bar can be seen, a line a minute."
+    progress = quality = None  # the bar appears with the first step, if there is one
     with closing(steps), ExitStack() as stack:  # type: ignore[type-var]
         for s in steps:
             if progress is None:
                 before = s.images - s.images // s.step
                 progress = stack.enter_context(bar(config.images, unit=' images', initial=before, show=s.first))
-            progress.update(min(s.images, config.images) - progress.n, partial(_words, s))
+            quality = s.quality or quality
+            progress.update(min(s.images, config.images) - progress.n, partial(_words, s, quality))
             yield s
 
 # %% ../nbs/workshop/tracking.ipynb #3ddb7821
@@ -116,7 +122,7 @@ def draw_grid(
     "A grid of pictures from the same noise every time."
     from torchvision.utils import make_grid
     noise = torch.from_numpy(keyed_rng('grid').standard_normal((n, *denoiser.data.shape), dtype='float32'))
-    n_classes = getattr(denoiser, 'n_classes', 0)
+    n_classes = 0 if getattr(denoiser, 'given_shape', ()) else getattr(denoiser, 'n_classes', 0)  # both, or neither
     label = torch.arange(n) * n_classes // n if n_classes > n else torch.arange(n) % n_classes if n_classes else None
     drawn = generate(denoiser, n, label, steps=steps, noise=noise)
     return make_grid(to_pixels(drawn.cpu()), nrow=4, padding=1, pad_value=255).permute(1, 2, 0).numpy()
@@ -175,6 +181,7 @@ def _track(steps: Steps, config: TrainConfig, mode: str, every: int, grids: int)
                 if tracker is None and s.first:
                     tracker = _Tracker(config, mode)
                     if config.shard: print("wandb gets no pictures: with shard, no process alone can draw")
+                if tracker and s.quality: tracker.log(s.step, s.quality.figures(), None)
                 if tracker and numbers:
                     draws = not config.shard and s.step // every % grids == 0
                     tracker.log(s.step, numbers, s.ema if draws else None)

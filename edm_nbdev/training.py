@@ -2,8 +2,8 @@
 
 # %% auto #0
 __all__ = ['Augmentation', 'Averages', 'Objective', 'Draw', 'Recipe', 'average_into', 'ema_decay', 'power_gamma', 'power_decay',
-           'Batch', 'draw_batch', 'learning_rate', 'Update', 'update', 'takes_keys', 'in_precision', 'batch_losses',
-           'cut', 'gradients', 'train_step']
+           'Batch', 'change_together', 'hide', 'draw_batch', 'learning_rate', 'Update', 'update', 'takes_keys',
+           'in_precision', 'batch_losses', 'cut', 'gradients', 'train_step']
 
 # %% ../nbs/07_training.ipynb #2d2cfd49
 import math
@@ -55,14 +55,15 @@ def _check_recipe(recipe: 'Recipe') -> None:
 @dataclass(frozen=True)
 class Recipe:
     "How a network learns. The defaults are those of `digits`. Raises InputError for numbers out of range."
-    conditional: bool = True            # learn the classes, where the data has any
+    conditional: bool = True            # learn the classes and conditions, where the data has any
     batch_size: int = 64                # small: many steps in few images
     lr: float = 2e-3                    # twice the paper's for CIFAR-10: the network is small and the run short
     beta2: float = 0.99                 # of Adam: its usual 0.999 remembers 1,000 steps; our run has 40,000/64 = 625
     warmup_images: int = 2_000          # the rate rises from 0 over these images, as Adam's averages settle: 31 steps
     augment: float = 0.                 # probability of each kind of change, told to the network; above 0 half of all
                                         # images are mirrored. Leave it 0 for digits and letters: a mirrored 3 is no 3
-    label_drop: float = 0.1             # share of labels hidden in training, so that it learns "no label" too
+    label_drop: float = 0.1             # share of labels hidden in training, with what else is given, so that it learns
+                                        # "no label" too
     P_mean: float | None = -0.7         # the paper's -1.2, moved by ln(sigma_data/0.5), see lesson 05; None: that rule
     P_std: float = 1.2                  # the paper's
     ema_halflife: int = 500_000         # images after which a weight counts half in an average: CIFAR-10's in the paper
@@ -125,6 +126,7 @@ class Batch:
     changes: Tensor | None  # how `y` was changed (n,9); None without augmentation
     dropout: Tensor | None = None  # by which the network draws an image's dropout, int64 (n,)
     seen: Tensor | None = None  # images seen in the steps before, int64 (n,): for objectives that change with them
+    given: Tensor | None = None  # conditions beside the class (n,...), NaN where the label is hidden; None without
 
     def to(self,
         device: torch.device,  # where the network is
@@ -144,6 +146,24 @@ def _draw_noise(shape: tuple[int, ...], seed: int, step: int, part: slice) -> Te
     return torch.from_numpy(noise[part.start - first:part.stop - first])
 
 # %% ../nbs/07_training.ipynb #6f119854
+def change_together(
+    change: Callable[[Tensor], tuple[Tensor, Tensor]],  # images (n,C,H,W) -> the changed images, and their changes
+    y: Tensor,             # images (n,C,H,W)
+    given: Tensor | None,  # their conditions; pictures (n,c,h,w) are changed like the images, numbers stay
+) -> tuple[Tensor, Tensor, Tensor | None]:  # all of it, changed: images, changes, conditions
+    "Change images and the pictures given with them: enlarged to the images' size, and averaged back afterwards."
+    if given is None or given.ndim == 2: return (*change(y), given)
+    both, changes = change(torch.cat([y, torch.nn.functional.interpolate(given, y.shape[2:])], 1))
+    images, beside, (h, w) = both[:, :y.shape[1]].contiguous(), both[:, y.shape[1]:], given.shape[2:]
+    return images, changes, torch.nn.functional.adaptive_avg_pool2d(beside, (h, w))
+
+def hide(
+    given: Tensor | None,  # conditions (n,...)
+    hidden: Tensor,        # whether to hide it, bool (n,)
+) -> Tensor | None:        # NaN where it is hidden
+    "Hide conditions of some images."
+    return None if given is None else given.masked_fill(hidden.view(-1, *[1] * (given.ndim - 1)), math.nan)
+
 def draw_batch(
     data: Images,                          # what to learn
     recipe: Recipe,                        # how: batch size, noise levels, hidden labels, seed
@@ -155,7 +175,9 @@ def draw_batch(
     "What a step trains on: a function of (seed, step, place)."
     B = recipe.batch_size
     part = slice(start, B if stop is None else stop)
-    y, label = data.batch(batch_indices(len(data), B, recipe.seed, step)[part])
+    index = batch_indices(len(data), B, recipe.seed, step)[part]
+    y, label = data.batch(index)
+    given = data.conditions(index) if recipe.conditional else None
     rng = keyed_rng('step', recipe.seed, step)
     P_mean = math.log(data.sigma_data / 0.5) - 1.2 if recipe.P_mean is None else recipe.P_mean
     ln_sigma = rng.standard_normal(B, dtype='float32') * recipe.P_std + P_mean      # (B,)
@@ -164,9 +186,10 @@ def draw_batch(
     if label is not None: label = label.masked_fill(hidden, len(data.classes)) if recipe.conditional else None
     noise = _draw_noise(data.shape, recipe.seed, step, part)
     changes = None
-    if augment is not None: y, changes = augment(y, step, B, part)
+    if augment is not None:
+        y, changes, given = change_together(lambda images: augment(images, step, B, part), y, given)
     keys = place_keys(stream_key('dropout', recipe.seed, step), torch.arange(part.start, part.stop))  # (n,)
-    return Batch(y, label, sigma, noise, changes, keys, torch.full((len(y),), step * B))
+    return Batch(y, label, sigma, noise, changes, keys, torch.full((len(y),), step * B), hide(given, hidden))
 
 # %% ../nbs/07_training.ipynb #fc618ccb
 def learning_rate(
@@ -198,7 +221,7 @@ def update(
     one, and a step of the averages."""
     images = (step + 1) * recipe.batch_size
     lr = learning_rate(recipe, images)
-    for group in optimizer.param_groups: group['lr'] = lr
+    for group in optimizer.param_groups: group['lr'] = lr * group.get('pace', 1)  # of the critic of lesson 16b
     norm = torch.nn.utils.clip_grad_norm_(denoiser.parameters(), recipe.clip_norm)
     if hasattr(norm, 'full_tensor'): norm = norm.full_tensor()  # of weights divided among processes
     good = norm.isfinite()
@@ -206,8 +229,8 @@ def update(
         optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]
         optimizer.step()
     elif good: optimizer.step()          # here Python waits for the device
-    after_step = getattr(getattr(denoiser, 'net', denoiser), 'after_step', None)
-    if after_step is not None: after_step()  # such as EDM2's, which puts its weights back on a sphere
+    for part in denoiser.modules():      # such as EDM2's network, which puts its weights back on a sphere
+        if hasattr(part, 'after_step'): part.after_step()
     for length, average in averages.items():
         decay = ema_decay(recipe, images) if length is None else power_decay(length, step + 1)
         average_into(average, denoiser, decay)
@@ -238,7 +261,7 @@ def batch_losses(
     keys: dict[str, Any] = {'dropout': batch.dropout} if takes_keys(denoiser) else {}
     with in_precision(recipe, batch.y.device):
         return edm_loss(denoiser, batch.y, batch.label, batch.sigma, batch.noise,
-                        augment=batch.changes, reduction='none', **keys)
+                        augment=batch.changes, given=batch.given, reduction='none', **keys)
 
 Objective = Callable[[nn.Module, Batch, Recipe], Tensor]  # as `batch_losses`
 

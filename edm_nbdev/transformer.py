@@ -9,11 +9,9 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from .core import InputError, check_whole, document
-from .streams import keyed_dropout
-from .unet import noise_features
+from .core import InputError, Size, check_size, check_whole, document, height_width
+from .unet import Dropping, Network
 
 # %% ../nbs/17_networks.ipynb #da72d382
 def positions(
@@ -40,15 +38,15 @@ def _shifted(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     "The channels of each place at mean 0 and mean square 1, then scaled and shifted as the embedding says."
     return F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
 
-class TransformerBlock(nn.Module):
+class TransformerBlock(Dropping):
     "Look around, then think: attention and two linear layers, each scaled by a gate that starts at 0 (adaLN-Zero)."
     def __init__(self,
         width: int,           # channels of a patch and of the embedding
         heads: int,           # of attention, a divisor of the width
         dropout: float = 0.,  # share of values dropped in training
     ) -> None:
-        super().__init__()
-        self.heads, self.dropout, self.layer = heads, dropout, 0  # the layer's number: each has masks of its own
+        super().__init__(dropout)
+        self.heads = heads
         self.modulate = _zero(nn.Linear(width, 6 * width))
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
@@ -64,10 +62,8 @@ class TransformerBlock(nn.Module):
         h: Tensor,            # (B,places,4 width)
         keys: Tensor | None,  # int64 (B,), by which each image's mask is drawn; None for torch's random numbers
     ) -> Tensor:              # like h
-        "In training, set a share of the values to 0 and scale the others up."
-        if keys is None: return F.dropout(h, self.dropout, self.training)
-        if not (self.training and self.dropout): return h
-        return keyed_dropout(h.transpose(1, 2), self.dropout, keys, self.layer).transpose(1, 2)
+        "As in lesson 06, where channels come before places."
+        return super().drop(h.transpose(1, 2), keys).transpose(1, 2)
 
     def forward(self,
         x: Tensor,    # (B,places,width)
@@ -82,24 +78,21 @@ class TransformerBlock(nn.Module):
         return x + gate_2 * self.narrow(self.drop(h, keys))
 
 # %% ../nbs/17_networks.ipynb #a0cf2878
-def _grid(size: int | tuple[int, int], patch: int, width: int, head_channels: int) -> tuple[int, int]:
-    "Height and width of the images. Raises InputError where numbers do not fit each other."
-    pair = size if isinstance(size, (tuple, list)) else (size, size)
-    if len(pair) != 2: raise InputError(f"size must be a number or (height, width), not {size}")
-    height, length = (check_whole('size', side) for side in pair)
+def _check_grid(size: Size, patch: int, width: int, head_channels: int) -> None:
+    "Raise InputError where numbers do not fit each other."
+    height, length = height_width(check_size('size', size))
     for name, value in (('patch', patch), ('head_channels', head_channels)): check_whole(name, value)
     if height % patch or length % patch:
         raise InputError(f"images of {height}x{length} pixels cannot be cut into patches of {patch}x{patch}: "
                          "choose a patch that divides both sides")
     if width % head_channels or width % 4:
         raise InputError(f"width {width} must be a multiple of head_channels {head_channels}, and of 4")
-    return height, length
 
 # %% ../nbs/17_networks.ipynb #30e73f6d
-class Transformer(nn.Module):
+class Transformer(Network):
     "The network F(x, c_noise, label) as a transformer on patches (DiT, Peebles and Xie 2022)."
     def __init__(self,
-        size: int | tuple[int, int],  # pixels a side, or (height, width)
+        size: Size,                   # pixels a side, or (height, width)
         channels: int = 1,            # of an image: 1 for grey, 3 for colour
         n_classes: int = 0,           # 0 for images without labels
         width: int = 192,             # channels of a patch, a multiple of head_channels and of 4
@@ -108,67 +101,30 @@ class Transformer(nn.Module):
         patch: int = 4,               # pixels a side of a patch, a divisor of both sides
         dropout: float = 0.,          # share of values dropped in training
         n_augment: int = 0,           # numbers that say how an image was changed, such as `N_AUGMENT`; 0 for none
+        given_shape: tuple[int, ...] = (),  # of a condition beside the class: (k,) numbers or a (c,h,w) picture
     ) -> None:
-        super().__init__()
         check_whole('depth', depth)
-        height, length = _grid(size, patch, width, head_channels)
-        self.shape, self.n_classes, self.patch = (channels, height, length), n_classes, patch
-        self.embed_noise = nn.Sequential(nn.Linear(32, width), nn.SiLU(), nn.Linear(width, width))  # 2x16 features
-        self.embed_label = nn.Embedding(n_classes + 1, width) if n_classes else None
-        self.embed_augment = nn.Linear(n_augment, width, bias=False) if n_augment else None  # no bias: zeros add 0
-        self.stem = nn.Linear(channels * patch**2, width)
+        _check_grid(size, patch, width, head_channels)
+        super().__init__(size, channels, n_classes, n_augment, patch, width, given_shape)
+        self.stem = nn.Linear(self.channels_in, width)
         heads = width // head_channels
         self.blocks = nn.ModuleList([TransformerBlock(width, heads, dropout) for _ in range(depth)])
         for i, block in enumerate(self.blocks): block.layer = i  # type: ignore[assignment]
         self.modulate = _zero(nn.Linear(width, 2 * width))
         self.out = _zero(nn.Linear(width, channels * patch**2))
-        self.checkpoint_activations = False  # True: keep no values inside blocks, compute them again in backward
 
-    def embed(self,
-        c_noise: Tensor,         # ln(sigma)/4, (B,) or (1,)
-        label: Tensor | None,    # classes int64 (B,); None or n_classes for none
-        augment: Tensor | None,  # how the images were changed (B,n_augment); None for not at all
-        n: int,                  # how many images, B
-    ) -> Tensor:                 # (B,width)
-        """The embedding of noise level, label and augmentation, which every block receives.
-        Raises InputError for a label or an augmentation that the network was not made for."""
-        if augment is not None and self.embed_augment is None:
-            raise InputError("this network was made without augmentation (n_augment=0): call it with augment=None")
-        if label is not None and self.embed_label is None:
-            raise InputError("this network was made without labels (n_classes=0): call it with label=None")
-        emb = self.embed_noise(noise_features(c_noise).to(self.stem.weight.dtype)).expand(n, -1)
-        if self.embed_augment is not None and augment is not None: emb = emb + self.embed_augment(augment)
-        if self.embed_label is not None:
-            null = torch.full((n,), self.n_classes, device=emb.device)
-            emb = emb + self.embed_label(null if label is None else label)
-        return F.silu(emb)
-
-    def forward(self,
-        x: Tensor,                      # scaled noisy images (B,C,H,W)
-        c_noise: Tensor,                # ln(sigma)/4, (B,) or (1,)
-        label: Tensor | None = None,    # classes int64 (B,); None or n_classes for none
-        augment: Tensor | None = None,  # how the images were changed (B,n_augment); None for not at all
-        dropout: Tensor | None = None,  # keys of the dropout's masks, int64 (B,); None for torch's random numbers
-    ) -> Tensor:                        # like `x`
-        "F(x, c_noise, label). Raises InputError for images of another shape, or a label where there are none."
-        if x.shape[1:] != self.shape:
-            raise InputError(f"images of shape {tuple(x.shape[1:])} do not fit this network, "
-                             f"which is made for {self.shape}")
-        emb = self.embed(c_noise, label, augment, x.shape[0])
-        patches = F.pixel_unshuffle(x, self.patch)                       # (B,C patch^2,rows,columns)
-        rows, columns = patches.shape[2:]
-        x = self.stem(patches.flatten(2).transpose(1, 2))                # (B,places,width)
+    def body(self,
+        x: Tensor,            # patches (B,channels_in,rows,columns)
+        emb: Tensor,          # the embedding (B,width)
+        keys: Tensor | None,  # of dropout, int64 (B,)
+    ) -> Tensor:              # (B,C patch^2,rows,columns)
+        "Say where each patch lies, and let the blocks look around and think."
+        rows, columns = x.shape[2:]
+        x = self.stem(x.flatten(2).transpose(1, 2))                      # (B,places,width)
         x = x + positions(rows, columns, x.shape[2], like=self.stem.weight)
-        for block in self.blocks: x = self._call(block, x, emb, dropout)
+        for block in self.blocks: x = self._call(block, x, emb, keys)
         scale, shift = self.modulate(emb)[:, None].chunk(2, dim=2)
-        patches = self.out(_shifted(x, scale, shift)).transpose(1, 2).unflatten(2, (rows, columns))
-        return F.pixel_shuffle(patches, self.patch).contiguous()
-
-    def _call(self, block: nn.Module, x: Tensor, emb: Tensor, keys: Tensor | None) -> Tensor:
-        "A block's output; with `checkpoint_activations`, the backward pass computes its inner values again."
-        if self.checkpoint_activations and self.training:
-            return checkpoint(block, x, emb, keys, use_reentrant=False, preserve_rng_state=keys is None)
-        return block(x, emb, keys)
+        return self.out(_shifted(x, scale, shift)).transpose(1, 2).unflatten(2, (rows, columns))
 
 # %% ../nbs/17_networks.ipynb #7f551be4
 document(__name__)

@@ -10,7 +10,7 @@ For the averaged weights, at eight noise levels: the loss on 500 test pictures a
 which every run has in its set. At the stops of the longer runs ten pictures are drawn, into a PNG beside the output: a
 row for each network and stop. At their end, "gradient" is the root mean square, over 64 test pictures, of the
 derivative of one pixel of the network's output by each pixel of its input, as a share of the largest, at three noise
-levels.
+levels. "near to far" compares two rings of this map, at the first level, for four pixels.
 Rows that the output has already are not measured again. With --keep the averaged weights are written there."""
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from edm_nbdev.unet import UNet
 SIGMAS = (.05, .1, .2, .5, 1., 2., 5., 10.)
 PICTURES, SEEDS, SEEN, LONGER = (60_000, 1_000, 10_000), (0, 1), 20_000, 30_000
 STOPS = (5_000, 10_000, 20_000, 30_000)          # where the longer runs draw; SEEN and LONGER are among them
-PIXEL, LEVELS = (17, 17), (.2, 1., 5.)           # of the gradients
+PIXELS, LEVELS = ((17, 17), (9, 21), (5, 5), (25, 13)), (.2, 1., 5.)   # of the gradients; all levels at the first
 
 
 def network(name: str) -> nn.Module:
@@ -73,18 +73,31 @@ def losses(model: Denoiser, data: Images, n: int = 500) -> list[float]:
     return found
 
 
-def gradients(model: Denoiser, data: Images, n: int = 64) -> list[list[list[float]]]:
-    "How much each pixel of the input moves one pixel of the network's output, for each level, relative to the most."
+def gradient(model: Denoiser, data: Images, pixel: tuple[int, int], level: float, n: int = 64) -> Tensor:
+    "How much each pixel of the input moves one pixel of the network's output at a level, relative to the most."
     y, label = data.batch(torch.arange(n))
     noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
-    maps = []
-    for sigma in LEVELS:
-        c = coefficients(torch.tensor(sigma), model.sigma_data)
-        x = (c.c_in * (y + sigma * noise)).requires_grad_()
-        model.net(x, c.c_noise.reshape(1), label)[:, 0, PIXEL[0], PIXEL[1]].sum().backward()
-        size = x.grad.square().mean((0, 1)).sqrt()
-        maps.append([[float(f'{v:.3g}') for v in row] for row in (size / size.max()).tolist()])
-    return maps
+    c = coefficients(torch.tensor(level), model.sigma_data)
+    x = (c.c_in * (y + level * noise)).requires_grad_()
+    model.net(x, c.c_noise.reshape(1), label)[:, 0, pixel[0], pixel[1]].sum().backward()
+    size = x.grad.square().mean((0, 1)).sqrt()
+    return size / size.max()
+
+
+def near_to_far(heard: Tensor, pixel: tuple[int, int]) -> float:
+    "Root mean square of the pixels nearer than 8, but for the own patch of 4x4, over that of those beyond 12."
+    place = torch.stack(torch.meshgrid(torch.arange(32), torch.arange(32), indexing='ij'), 2)
+    away = (place - torch.tensor(pixel)).square().sum(2).sqrt()
+    own = (place // 4 == torch.tensor(pixel) // 4).all(2)
+    near, far = (heard[ring].square().mean().sqrt() for ring in (~own & (away < 8), away > 12))
+    return float(f'{near / far:.3g}')
+
+
+def listen(model: Denoiser, data: Images) -> dict[str, Any]:
+    "The maps of the first pixel at all levels, and near to far of all pixels at the first level."
+    maps = [[[float(f'{v:.3g}') for v in row] for row in gradient(model, data, PIXELS[0], level)] for level in LEVELS]
+    ratios = [near_to_far(gradient(model, data, pixel, LEVELS[0]), pixel) for pixel in PIXELS]
+    return {'gradient': maps, 'near to far': ratios}
 
 
 class Bench:
@@ -94,7 +107,7 @@ class Bench:
         self.data, self.test = (load_data('fashion_mnist', root=root, split=split) for split in ('train', 'test'))
         sizes = {name: sum(p.numel() for p in network(name).parameters()) for name in ('unet', 'transformer')}
         about = {'package': edm.__version__, 'torch': torch.__version__, 'sigmas': SIGMAS, 'parameters': sizes,
-                 'images seen': SEEN, 'longer': LONGER, 'stops': STOPS, 'pixel': PIXEL, 'levels': LEVELS}
+                 'images seen': SEEN, 'longer': LONGER, 'stops': STOPS, 'pixels': PIXELS, 'levels': LEVELS}
         about = json.loads(json.dumps(about))
         stored = json.loads(out.read_text(encoding='utf-8')) if out.is_file() else {}
         fits = stored.get('about') == about
@@ -116,10 +129,10 @@ class Bench:
         for seen, ema in train(name, some, recipe, images):
             stop = ends.get(seen)
             if whole and stop: drawn.append(generate(ema, 10, label=list(range(10)), steps=12, seed=0))
+            if stop and self.keep: torch.save(ema.state_dict(), self.keep / f'{name}-{pictures}-{seed}-{stop}.pt')
             if stop not in (SEEN, images): continue
-            row = {'test': losses(ema, self.test), 'train': losses(ema, self.data)}
-            if stop == LONGER: row['gradient'] = gradients(ema, self.test)
-            if self.keep: torch.save(ema.state_dict(), self.keep / f'{name}-{pictures}-{seed}-{stop}.pt')
+            row: dict[str, Any] = {'test': losses(ema, self.test), 'train': losses(ema, self.data)}
+            if stop == LONGER: row |= listen(ema, self.test)
             self.found['runs'][f'{name}, {pictures}, {seed}, {stop}'] = row
             print(name, pictures, seed, stop, round(time.time() - start), np.mean(row['test']), np.mean(row['train']),
                   flush=True)
@@ -131,7 +144,7 @@ class Bench:
         png = self.out.with_suffix('.png')
         rows = np.zeros((2, len(STOPS) * 32, 320), np.uint8)
         if png.is_file(): rows = np.array(Image.open(png)).reshape(rows.shape)
-        rows[name == 'transformer'] = to_pixels(drawn[:, :, 0]).permute(0, 2, 1, 3).reshape(-1, 320).numpy()
+        rows[int(name == 'transformer')] = to_pixels(drawn[:, :, 0]).permute(0, 2, 1, 3).reshape(-1, 320).numpy()
         Image.fromarray(rows.reshape(-1, 320)).save(png)
 
 
