@@ -36,7 +36,7 @@ lessons = sorted(path for path in (root/'nbs').glob('*.ipynb') if path.stem != '
 rooms = ('house', 'core', 'plots', 'streams', 'bars', 'reading', 'caches', 'pictures', 'layout', 'augment', 'formats',
          'folders', 'devices', 'signals', 'runs', 'checkpoints', 'store', 'tables', 'config', 'feeding', 'models', 'hub',
          'finetuning', 'generation', 'judges', 'quality', 'measures', 'orders', 'sharding', 'parallel', 'loop',
-         'tracking', 'report', 'options', 'edits', 'brush', 'interop', 'commands', 'cluster', 'export', 'app')  # upwards
+         'tracking', 'report', 'options', 'edits', 'brush', 'interop', 'commands', 'cluster', 'export', 'app')  # up
 workshop = [root/'nbs'/'workshop'/f'{room}.ipynb' for room in rooms]
 notebooks = lessons + workshop
 modules = {name: import_module(name) for name in sorted(modidx['syms'])}
