@@ -34,9 +34,9 @@ warnings.filterwarnings('ignore', 'Unknown section')    # in docstrings of matpl
 mathjax = files('sphinx-mathjax-offline')/'static'/'mathjax'/'tex-svg.js'   # MathJax 3.2.2 in one file
 lessons = sorted(path for path in (root/'nbs').glob('*.ipynb') if path.stem != 'index')
 rooms = ('house', 'core', 'plots', 'streams', 'bars', 'reading', 'caches', 'pictures', 'layout', 'augment', 'formats',
-         'folders', 'devices', 'signals', 'runs', 'checkpoints', 'store', 'tables', 'config', 'feeding', 'models', 'hub',
-         'finetuning', 'generation', 'judges', 'quality', 'measures', 'orders', 'sharding', 'parallel', 'loop',
-         'tracking', 'report', 'options', 'edits', 'brush', 'interop', 'commands', 'cluster', 'export', 'app')  # up
+         'folders', 'devices', 'signals', 'runs', 'checkpoints', 'store', 'tables', 'config', 'feeding', 'models',
+         'hub', 'finetuning', 'generation', 'judges', 'quality', 'measures', 'orders', 'sharding', 'parallel',
+         'loop', 'tracking', 'report', 'options', 'edits', 'brush', 'interop', 'commands', 'cluster', 'export', 'app')  # up
 workshop = [root/'nbs'/'workshop'/f'{room}.ipynb' for room in rooms]
 notebooks = lessons + workshop
 modules = {name: import_module(name) for name in sorted(modidx['syms'])}
