@@ -33,10 +33,10 @@ from edm_nbdev.models import load_model
 warnings.filterwarnings('ignore', 'Unknown section')    # in docstrings of matplotlib, which a class here inherits
 mathjax = files('sphinx-mathjax-offline')/'static'/'mathjax'/'tex-svg.js'   # MathJax 3.2.2 in one file
 lessons = sorted(path for path in (root/'nbs').glob('*.ipynb') if path.stem != 'index')
-rooms = ('house', 'core', 'plots', 'streams', 'bars', 'reading', 'caches', 'pictures', 'layout', 'augment', 'folders',
-         'devices', 'signals', 'runs', 'checkpoints', 'store', 'tables', 'config', 'feeding', 'models', 'generation',
-         'judges', 'measures', 'orders', 'sharding', 'parallel', 'loop', 'tracking', 'report', 'options', 'edits',
-         'brush', 'interop', 'commands', 'cluster', 'export', 'app')  # from the ground up
+rooms = ('house', 'core', 'plots', 'streams', 'bars', 'reading', 'caches', 'pictures', 'layout', 'augment', 'formats',
+         'folders', 'devices', 'signals', 'runs', 'checkpoints', 'store', 'tables', 'config', 'feeding', 'models',
+         'hub', 'finetuning', 'generation', 'judges', 'quality', 'measures', 'orders', 'sharding', 'parallel',
+         'loop', 'tracking', 'report', 'options', 'edits', 'brush', 'interop', 'commands', 'cluster', 'export', 'app')  # up
 workshop = [root/'nbs'/'workshop'/f'{room}.ipynb' for room in rooms]
 notebooks = lessons + workshop
 modules = {name: import_module(name) for name in sorted(modidx['syms'])}
@@ -236,9 +236,8 @@ def write_pages(folder, size):
             cells.append(page_cell(cell, path.name, solution))
         notebook['cells'] = [cell for cell in cells if cell]
         if path.stem == 'index':
-            first = next(i for i, cell in enumerate(notebook['cells']) if cell['cell_type'] == 'markdown')
-            notebook['cells'].insert(first + 1, {'cell_type': 'markdown', 'id': 'live', 'metadata': {},
-                                                 'source': invitation})
+            face = next(cell for cell in notebook['cells'] if cell['cell_type'] == 'markdown')
+            face['source'] = face['source'].replace('\n## ', f'\n{invitation}\n\n## ', 1)
             toc = {'In your browser': live, 'Lessons': [p.stem for p in lessons],
                    'Workshop': [f'workshop/{p.stem}' for p in workshop],
                    'Reference': [m.replace('edm_nbdev.', 'api/') for m in modules]}

@@ -29,6 +29,7 @@ with sync_playwright() as p, served() as base:
     for width in (1280, 390):
         for path in pages:
             tab = browser.new_page(viewport={'width': width, 'height': 900})
+            tab.set_default_timeout(300_000)                        # ms: a loaded machine is slow, not wrong
             address = f'{base}/{path.relative_to(site).as_posix()}'
             name, own = f'{path.relative_to(site)} at {width}', (base, 'data:', 'blob:')
             tab.on('request', lambda r: r.url.startswith(own) or bad.append(f'{name}: asks for {r.url}'))
