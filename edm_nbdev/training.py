@@ -86,9 +86,10 @@ def average_into(
 ) -> None:
     """Move the averaged weights a little towards the present ones. Buffers, which are no weights, are copied. What the
     denoiser has beyond the average, such as the critic of lesson 16b, comes last and is left out."""
-    averaged = list(ema.parameters())
-    torch._foreach_lerp_(averaged, list(denoiser.parameters())[:len(averaged)], 1 - decay)
-    for averaged_buffer, present in zip(ema.buffers(), denoiser.buffers()): averaged_buffer.copy_(present)
+    averaged: list[Tensor] = list(ema.parameters())
+    present: list[Tensor] = list(denoiser.parameters())[:len(averaged)]
+    torch._foreach_lerp_(averaged, present, 1 - decay)
+    for kept, now in zip(ema.buffers(), denoiser.buffers()): kept.copy_(now)
 
 # %% ../nbs/07_training.ipynb #a8d89f90
 def ema_decay(
@@ -230,7 +231,7 @@ def update(
         optimizer.step()
     elif good: optimizer.step()          # here Python waits for the device
     for part in denoiser.modules():      # such as EDM2's network, which puts its weights back on a sphere
-        if hasattr(part, 'after_step'): part.after_step()
+        if hasattr(part, 'after_step'): part.after_step()  # type: ignore[operator]
     for length, average in averages.items():
         decay = ema_decay(recipe, images) if length is None else power_decay(length, step + 1)
         average_into(average, denoiser, decay)
