@@ -13,20 +13,21 @@ _home = {
 }
 _modules = (
     'core', 'plots', 'streams', 'data', 'ode', 'samplers', 'designs', 'precond', 'unet', 'training', 'guidance',
-    'metrics', 'playground', 'averages', 'editing', 'fewsteps', 'distill', 'transformer', 'edm2', 'bars', 'reading',
-    'caches', 'pictures', 'layout', 'augment', 'folders', 'devices', 'signals', 'runs', 'checkpoints', 'store',
-    'tables', 'config', 'feeding', 'models', 'generation', 'judges', 'measures', 'orders', 'sharding', 'parallel',
-    'loop', 'tracking', 'report', 'options', 'edits', 'brush', 'interop', 'cli', 'export', 'app',
+    'metrics', 'playground', 'averages', 'editing', 'fewsteps', 'distill', 'match', 'transformer', 'edm2', 'bars',
+    'reading', 'caches', 'pictures', 'layout', 'formats', 'augment', 'folders', 'devices', 'signals', 'runs',
+    'checkpoints', 'store', 'tables', 'config', 'feeding', 'models', 'hub', 'finetuning', 'generation', 'judges',
+    'quality', 'measures', 'orders', 'sharding', 'parallel', 'loop', 'tracking', 'report', 'options', 'edits', 'brush',
+    'interop', 'cli', 'export', 'app',
 )
 __all__ = list(_home)
 
 if _TYPE_CHECKING:  # for editors and type checkers, which do not run `__getattr__`
     from . import (
         app, augment, averages, bars, brush, caches, checkpoints, cli, config, core, data, designs, devices,
-        distill, editing, edits, edm2, export, feeding, fewsteps, folders, generation, guidance, interop, judges,
-        layout, loop, measures, metrics, models, ode, options, orders, parallel, pictures, playground, plots,
-        precond, reading, report, runs, samplers, sharding, signals, store, streams, tables, tracking, training,
-        transformer, unet,
+        distill, editing, edits, edm2, export, feeding, fewsteps, finetuning, folders, formats, generation,
+        guidance, hub, interop, judges, layout, loop, match, measures, metrics, models, ode, options, orders,
+        parallel, pictures, playground, plots, precond, quality, reading, report, runs, samplers, sharding, signals,
+        store, streams, tables, tracking, training, transformer, unet,
     )
     from .config import PRESETS
     from .data import load_data

@@ -21,7 +21,6 @@ from edm_nbdev.options import (
     close_output,
     draw_options,
     one_line_errors,  # noqa: F401  once at home here
-    parse_given,
     parse_interval,  # noqa: F401
     parse_label,
     parse_scale,  # noqa: F401
@@ -84,6 +83,24 @@ def _named_model(
     shipped = model in list_models() and not as_path(model).exists()
     return model if shipped else str(as_path(model).resolve())
 
+def _chosen_preset(
+    preset: str | None,  # its name, or None
+    data: str | None,    # data set or folder, or None for the preset's
+    init: str | None,    # a model to begin with, or None
+) -> str:                # its name
+    "The preset that is meant. Raises InputError for an unknown one, and where data or a model are missing."
+    from edm_nbdev.config import PRESETS
+    from edm_nbdev.core import InputError, as_path
+    preset = preset or (data if data in PRESETS else 'finetune' if init else 'folder' if data else 'digits')
+    if preset not in PRESETS:
+        hint = f"; for a folder of pictures write --data {preset}" if as_path(preset).is_dir() else ''
+        raise InputError(f"unknown preset '{preset}': there are {', '.join(PRESETS)}{hint}")
+    if not (data or PRESETS[preset].data):
+        raise InputError(f"the preset {preset} needs pictures: say where they are, as in --data my/pictures")
+    if preset == 'finetune' and not init:
+        raise InputError("the preset finetune begins with a model: say with which, as in --init fashion_mnist")
+    return preset
+
 def _chosen_config(
     preset: str | None,  # its name, or None
     data: str | None,    # data set or folder, or None for the preset's
@@ -100,15 +117,8 @@ def _chosen_config(
     from edm_nbdev.finetuning import with_init
     known = data in SOURCES and data != 'folder'  # the others are pictures of one's own
     if data and not known: data = locate(data)
-    preset = preset or (data if data in PRESETS else 'finetune' if init else 'folder' if data else 'digits')
-    if preset not in PRESETS:
-        hint = f"; for a folder of pictures write --data {preset}" if as_path(preset).is_dir() else ''
-        raise InputError(f"unknown preset '{preset}': there are {', '.join(PRESETS)}{hint}")
+    preset = _chosen_preset(preset, data, init)
     usual = PRESETS[preset]
-    if not (data or usual.data):
-        raise InputError(f"the preset {preset} needs pictures: say where they are, as in --data my/pictures")
-    if preset == 'finetune' and not init:
-        raise InputError("the preset finetune begins with a model: say with which, as in --init fashion_mnist")
     fields = {field: value for field, value in given.items() if value is not None}
     pictures, net = data or usual.data, fields.pop('net', usual.net)
     names = [preset] * (preset != 'folder') + [net] * (net != usual.net)
@@ -401,6 +411,7 @@ def _draw_into(
 ) -> None:
     "Draw `n` pictures into the file `out`, as a grid or the first as a film; what does not fit is found out first."
     from edm_nbdev.core import as_path
+    from edm_nbdev.edits import parse_given
     from edm_nbdev.generation import generate, generate_walks
     from edm_nbdev.plots import grid_layout, row_margin, show_film, show_grid
     settings, shown = draw_options(model, **options), parse_given(given, model, n)

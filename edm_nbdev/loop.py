@@ -121,8 +121,7 @@ class Training:
         self.helps = self.run is not None and (self.keeps or config.shard)  # whether it takes part in saving
         check_shard(self.config, self.workers)
         share_of_batch(self.config, self.workers)
-        self.data = load_data(str(self.config.data), self.config.root, size=self.config.size) if data is None else data
-        self.data, self.unseen = self._hold_out(data is None)
+        self.data, self.unseen = self._hold_out(data)
         self.workers = processes(device)     # after the data: whoever waits for the others has a limit
         precision, version = self.workers.from_first((self.config.precision, self.config.augment_version))
         self.config = replace(self.config, precision=precision, augment_version=version)
@@ -135,30 +134,29 @@ class Training:
         self._build(denoiser)
         self.checker: Checker | None = None
         self.best: Quality | None = None  # the best check so far
-        self.copied = False               # whether a check has found copies
         self.taken = self.skipped = self.bad = 0  # steps: all, those left out, those left out since the last good one
         self.loss_average = torch.zeros((), device=self.workers.device)
-        self.whole = True                      # whether no step is half done
+        self.whole, self.copied = True, False  # whether no step is half done, and whether a check has found copies
         self.interrupt: KeyboardInterrupt | None = None  # a Ctrl-C or Stopped that waits
         self.compute: StepGradient | None = None  # made at the first step
         self.flags, self.saver = Delayed(), Saver()
         self.copy: Any = None                  # of the state, while it is written
-        self.interval = Interval(config.checkpoint_seconds)
+        self.interval, self.started = Interval(config.checkpoint_seconds), time.monotonic()
         self.signals: list[int] = []           # of several processes: those that this one has received
         self.ended = 0                         # why the training ends early, agreed on
         self.failure: Exception | None = None  # an error that waits for that
-        self.started = time.monotonic()
 
-    def _hold_out(self, known: bool) -> tuple[Images, Images | None]:
+    def _hold_out(self, data: Images | None) -> tuple[Images, Images | None]:
         "What to train on, and what to check with, where that is wanted. Raises InputError if there is nothing."
         config = self.config
+        images = load_data(str(config.data), config.root, size=config.size) if data is None else data
         if config.check_every and config.shard:
             raise InputError("with shard no process alone can draw, so nothing can be checked: leave check_every out")
-        if config.hold_out: return hold_out(self.data, config.hold_out, config.seed)
-        if not config.check_every: return self.data, None
+        if config.hold_out: return hold_out(images, config.hold_out, config.seed)
+        if not config.check_every: return images, None
         reason = "these are images of your own"
         try:
-            if known: return self.data, load_data(str(config.data), config.root, 'test', config.size)
+            if data is None: return images, load_data(str(config.data), config.root, 'test', config.size)
         except NoSplitError as e: reason = str(e)
         raise InputError(f"checks need pictures that are not trained on ({reason}): hold some out, as in hold_out 0.1")
 

@@ -183,8 +183,7 @@ def find_model(
 ) -> Path:                     # a .safetensors file
     "The file of a model, downloaded if it is of the Hub. Raises InputError if there is none."
     if re.match('hf:/', str(path_or_name)):
-        from edm_nbdev.hub import hub_file
-        return hub_file(path_or_name)
+        return importlib.import_module('edm_nbdev.hub').hub_file(path_or_name)  # a room that is built on this one
     path, shipped = as_path(path_or_name), _shipped()
     found = [file for file in (path/'model.safetensors', path, shipped.get(str(path_or_name), path)) if file.is_file()]
     if found: return found[0]

@@ -2,7 +2,7 @@
 
 # %% auto #0
 __all__ = ['close_output', 'one_line_errors', 'explained', 'as_command', 'parse_size', 'parse_label', 'parse_scale',
-           'parse_interval', 'parse_given', 'draw_options']
+           'parse_interval', 'draw_options']
 
 # %% ../nbs/workshop/options.ipynb #0b71000c
 import codecs
@@ -253,34 +253,6 @@ def parse_interval(
     except ValueError:
         raise InputError(f"cfg_interval must be two noise levels, low < high, as in 0.3,3: not '{text}'") from None
     return check_interval((low, high))
-
-# %% ../nbs/workshop/options.ipynb #5459f64b
-@explained
-def parse_given(
-    text: str | None,  # a picture, a folder of pictures, or numbers such as "0.3,1.2"; None for none
-    model: Any,        # a denoiser, with its given_shape
-    n: int,            # how many conditions
-) -> Any:              # (n,*given_shape), the pictures of a folder by their names and over again; None for none
-    "The conditions that are meant. Raises InputError for what the model does not take, and for what is no picture."
-    from edm_nbdev.core import InputError, as_path, conditions
-    shape = getattr(model, 'given_shape', ())
-    if text is None or not shape: return conditions(text, n, model)
-    if len(shape) == 1:
-        try: numbers = [float(number) for number in str(text).split(',')]
-        except ValueError:
-            raise InputError(f"given must be {shape[0]} numbers, as in 0.3,1.2: not '{text}'") from None
-        return conditions(numbers, n, model)
-    import torch
-
-    from edm_nbdev.edits import fit_picture
-    from edm_nbdev.folders import PICTURES
-    if shape[0] not in (1, 3):
-        raise InputError(f"no file holds a picture of {shape[0]} channels: use generate(given=...)")
-    path = as_path(text)
-    files = sorted(f for f in path.iterdir() if f.suffix.lower() in PICTURES) if path.is_dir() else [path]
-    if not files: raise InputError(f"there is no picture in '{text}'")
-    pictures = [fit_picture(file, shape).image for file in files[:n]]
-    return torch.cat([pictures[i % len(pictures)] for i in range(n)])
 
 # %% ../nbs/workshop/options.ipynb #238a7690
 @explained

@@ -87,8 +87,7 @@ def average_into(
     """Move the averaged weights a little towards the present ones. Buffers, which are no weights, are copied. What the
     denoiser has beyond the average, such as the critic of lesson 16b, comes last and is left out."""
     averaged: list[Tensor] = list(ema.parameters())
-    present: list[Tensor] = list(denoiser.parameters())[:len(averaged)]
-    torch._foreach_lerp_(averaged, present, 1 - decay)
+    torch._foreach_lerp_(averaged, list(denoiser.parameters())[:len(averaged)], 1 - decay)  # type: ignore[arg-type]
     for kept, now in zip(ema.buffers(), denoiser.buffers()): kept.copy_(now)
 
 # %% ../nbs/07_training.ipynb #a8d89f90

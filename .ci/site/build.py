@@ -33,10 +33,11 @@ from edm_nbdev.models import load_model
 warnings.filterwarnings('ignore', 'Unknown section')    # in docstrings of matplotlib, which a class here inherits
 mathjax = files('sphinx-mathjax-offline')/'static'/'mathjax'/'tex-svg.js'   # MathJax 3.2.2 in one file
 lessons = sorted(path for path in (root/'nbs').glob('*.ipynb') if path.stem != 'index')
-rooms = ('house', 'core', 'plots', 'streams', 'bars', 'reading', 'caches', 'pictures', 'layout', 'augment', 'formats',
+rooms = (  # from the ground up
+         'house', 'core', 'plots', 'streams', 'bars', 'reading', 'caches', 'pictures', 'layout', 'augment', 'formats',
          'folders', 'devices', 'signals', 'runs', 'checkpoints', 'store', 'tables', 'config', 'feeding', 'models',
          'hub', 'finetuning', 'generation', 'judges', 'quality', 'measures', 'orders', 'sharding', 'parallel',
-         'loop', 'tracking', 'report', 'options', 'edits', 'brush', 'interop', 'commands', 'cluster', 'export', 'app')  # up
+         'loop', 'tracking', 'report', 'options', 'edits', 'brush', 'interop', 'commands', 'cluster', 'export', 'app')
 workshop = [root/'nbs'/'workshop'/f'{room}.ipynb' for room in rooms]
 notebooks = lessons + workshop
 modules = {name: import_module(name) for name in sorted(modidx['syms'])}
