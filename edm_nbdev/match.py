@@ -3,7 +3,7 @@
 # %% auto #0
 __all__ = ['CRITIC_PACE', 'matching_loss', 'Matching', 'guided']
 
-# %% ../nbs/16b_match.ipynb #4948cbd4
+# %% ../nbs/16b_match.ipynb #82b377de
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from .precond import coefficients
 from .streams import normal, split_keys, uniform
 from .training import Batch, Recipe, in_precision, takes_keys
 
-# %% ../nbs/16b_match.ipynb #a26ba1c3
+# %% ../nbs/16b_match.ipynb #6681317d
 def matching_loss(
     made: Tensor,        # pictures of the student (n,C,H,W)
     of_made: Tensor,     # the critic's answers to them with noise, as `made`
@@ -25,11 +25,11 @@ def matching_loss(
     scale: Tensor,       # what the difference is measured in, (n,) and above 0
 ) -> Tensor:             # loss of each image (n,)
     """Half the square of the difference of two denoisers, in units of `scale`. Its gradient by `made` is that
-    difference over `scale`, and no gradient goes through the answers (Yin et al. 2024, arXiv:2311.18828, eq. 7)."""
+    difference over `scale`, and no gradient goes through the answers (Yin et al. 2024, arXiv:2311.18828)."""
     goal = made - (of_made - of_data) / expand(scale, made)
     return .5 * (made - goal.detach()).flatten(1).square().mean(1)
 
-# %% ../nbs/16b_match.ipynb #977590fc
+# %% ../nbs/16b_match.ipynb #6b4c2225
 CRITIC_PACE = 20  # learning rate of the critic, in units of the student's, which it must not lose sight of
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ class Matching:
         learns = ((of_made - fixed) / expand(c_out, y)).flatten(1).square().mean(1)  # edm_loss of the critic
         return matching_loss(made, of_made, of_data, c_out) + learns
 
-# %% ../nbs/16b_match.ipynb #dbae0d6a
+# %% ../nbs/16b_match.ipynb #a89d3351
 def guided(
     teacher: Any,             # a denoiser with labels
     cfg_scale: float = 1.,    # alpha (lesson 08); 1 for no guidance
@@ -76,5 +76,5 @@ def guided(
         return extrapolate(with_label, teacher(x, sigma, None, **told), torch.as_tensor(cfg_scale))
     return answer
 
-# %% ../nbs/16b_match.ipynb #e96dd584
+# %% ../nbs/16b_match.ipynb #37b311c0
 document(__name__)
