@@ -75,6 +75,8 @@ class TrainConfig(Recipe):
             raise InputError("a distillation begins with the weights of its teacher, not with init as well")
         if self.targets not in ('teacher', 'data', 'distribution'):
             raise InputError(f"targets must be teacher, data or distribution, not {self.targets}")
+        if self.targets == 'data' and self.teacher_cfg_scale != 1:
+            raise InputError("targets data learns from clean images, which nobody guides: leave teacher_cfg_scale out")
         check_numbers(self, lambda v: 0 <= v < 1, 'from 0 up and below 1', 'dropout', 'hold_out')
         check_numbers(self, lambda v: v >= 0, 'at least 0', 'checkpoint_seconds', 'teacher_cfg_scale')
         for name in ('threads', 'check_every'):

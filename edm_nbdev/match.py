@@ -25,7 +25,8 @@ def matching_loss(
     scale: Tensor,       # what the difference is measured in, (n,) and above 0
 ) -> Tensor:             # loss of each image (n,)
     """Half the square of the difference of two denoisers, in units of `scale`. Its gradient by `made` is that
-    difference over `scale`, and no gradient goes through the answers (Yin et al. 2024, arXiv:2311.18828)."""
+    difference over `scale` and over the number of values of an image; none goes through the answers (Yin et al. 2024,
+    arXiv:2311.18828)."""
     goal = made - (of_made - of_data) / expand(scale, made)
     return .5 * (made - goal.detach()).flatten(1).square().mean(1)
 

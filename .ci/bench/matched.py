@@ -5,8 +5,9 @@ usage: python .ci/bench/matched.py [--root DATA] [--out nbs/16b_match.json]
 Three disjoint sets of 1,000 pictures with all classes alike, from the same start noise for every row, drawn with bf16
 multiplications. Fréchet distances from the training set in the features of the classifier that `edm_evaluate` uses, and
 in 64 principal components of the pixels, of all 3,000 pictures with a standard error, and of each set; "spread" is the
-variance in these components as a share of the training set's. The floor is the same for test pictures. Rows that the
-output has already are not measured again: remove a row to measure it anew."""
+variance in these components as a share of the training set's. The floor is the same for test pictures. "tall" is the
+share of high sandals and ankle boots in the training set, as the lesson counts them. Rows that the output has already
+are not measured again: remove a row to measure it anew."""
 from __future__ import annotations
 
 import argparse
