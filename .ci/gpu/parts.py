@@ -102,7 +102,8 @@ class Part:
 
     def config(self, preset: str, **changes: Any) -> TrainConfig:
         "A preset without an end, in bf16, kept nowhere; small in a rehearsal."
-        config = replace(PRESETS[preset], precision='bf16', device=str(self.device), images=10**9)
+        config = replace(PRESETS[preset], precision='bf16', device=str(self.device), images=10**9, hold_out=0.,
+                         check_every=None)  # `finetune` checks; here steps are timed
         if self.toy: config = replace(config, width=16, head_channels=16, batch_size=2, warmup_images=8)
         return replace(config, **changes)
 
